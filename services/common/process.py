@@ -1,0 +1,67 @@
+"""How every Landline process starts, says where it listens, and stops."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from services.common import config, logging
+from services.common.errors import ConfigError, LandlineError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from services.common.config import ConfigFile
+
+    ServiceMain = Callable[[ConfigFile, asyncio.Event], Awaitable[None]]
+
+EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h: restarting will not help
+
+
+def announce(service: str, address: object) -> None:
+    """Tell whoever started this process the real address: one line on standard output."""
+    print(f"LISTENING {service} {address}", flush=True)
+
+
+def run(service: str, main: ServiceMain, description: str) -> None:
+    """Parse the command line, then run `main(config, stop)`; SIGTERM and SIGINT set `stop`.
+
+    Exits 0 after a clean stop, 78 when the configuration is wrong, 1 on any other error.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m {service}", description=description)
+    parser.add_argument("--config", type=Path, default=Path("landline.toml"), help="landline.toml")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one key"
+    )
+    arguments = parser.parse_args()
+    log = structlog.get_logger()
+    try:
+        file = config.load(arguments.config, arguments.set)
+        logging.configure(
+            service.rpartition(".")[2],
+            level=file.shared.log_level,
+            json_lines=file.shared.log_format == "json",
+        )
+        asyncio.run(_until_signal(main, file))
+    except ConfigError as error:
+        log.error("configuration_rejected", reason=str(error))
+        sys.exit(EXIT_CONFIG)
+    except LandlineError as error:
+        log.error("stopped_by_error", reason=str(error))
+        sys.exit(1)
+
+
+async def _until_signal(main: ServiceMain, file: ConfigFile) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    with contextlib.suppress(asyncio.CancelledError):
+        await main(file, stop)
