@@ -26,7 +26,19 @@ YES_SET = "yes"
 NO_SET = "no"
 YES_NO_SLOT = "yes_no"
 _DIGIT_SET = "one_digit"
-_DIGIT_WORDS = "zero oh one two three four five six seven eight nine".split()
+_DIGIT_WORDS = [
+    "zero",
+    "oh",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+]
 _YES = (
     "yes",
     "yes please",
@@ -78,7 +90,6 @@ class Intent(Section):
     say: list[str]
     key: str | None = None  # the telephone key that means the same
     needs: list[str] = Field(default_factory=list)  # slots, asked for in this order
-    verified: bool = False  # only after the identity check
     tool: str | None = None
     transfer: str | None = None
     hang_up: bool = False
@@ -98,6 +109,7 @@ class Tool(Section):
     python: str | None = None  # "module:function", module beside the agent file
     http: str | None = None  # URL that takes the arguments as a JSON POST
     confirm: str | None = None  # asked before a write; {argument}
+    personal: bool = False  # reads personal data: only after the identity check, as writes are
     filler: str = "One moment, please."
     timeout_s: float = 5.0
 
@@ -163,6 +175,11 @@ class AgentFile(Section):
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def needs_identity(self, tool: str) -> bool:
+        """Whether the caller must have passed the identity check before this tool may run."""
+        found = self.tools[tool]
+        return self.identity is not None and (found.personal or found.effect is Effect.WRITE)
 
 
 def load(path: Path) -> AgentFile:
@@ -241,8 +258,6 @@ def _problems(agent: AgentFile) -> Iterator[str]:
         yield from _unknown(where, intent.needs, agent.slots, "slot")
         yield from _unknown(where, [intent.tool], agent.tools, "tool")
         yield from _unknown(where, [intent.transfer], agent.transfers, "transfer")
-        if intent.verified and agent.identity is None:
-            yield f"{where}: verified = true, but the file has no [identity]"
     if agent.identity is not None:
         yield from _unknown("identity", [agent.identity.slot], agent.slots, "slot")
         yield from _unknown("identity", [agent.identity.tool], agent.tools, "tool")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from services.common.errors import ConfigError
 
@@ -63,6 +63,7 @@ class LandlineConfig(Section):
 
     data_dir: Path = Path("var")
     region: str = "local"
+    agents: list[Path] = Field(default_factory=list)  # agent files; the first is the default
     log_format: str = "console"
     log_level: str = "info"
 
@@ -90,9 +91,14 @@ class ConfigFile:
 
     @property
     def shared(self) -> LandlineConfig:
-        """The [landline] section; a relative data_dir counts from the file's folder."""
+        """The [landline] section with absolute paths."""
         config = self.section("landline", LandlineConfig)
-        return config.model_copy(update={"data_dir": self.resolve(config.data_dir)})
+        return config.model_copy(
+            update={
+                "data_dir": self.resolve(config.data_dir),
+                "agents": [self.resolve(path) for path in config.agents],
+            }
+        )
 
     def resolve(self, path: Path) -> Path:
         """A path written in the file: relative ones count from the file's folder."""

@@ -402,19 +402,29 @@ class CallEnded(_message.Message):
 
     RESULT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    DURATION_MS_FIELD_NUMBER: _builtins.int
+    RECORDING_PATH_FIELD_NUMBER: _builtins.int
+    RECORDING_SHA256_FIELD_NUMBER: _builtins.int
     result: _builtins.str
     """completed, abandoned, transferred, failed"""
     reason: _builtins.str
     """caller_hung_up, agent_hung_up, ..."""
+    duration_ms: _builtins.int
+    recording_path: _builtins.str
+    """empty: not recorded"""
+    recording_sha256: _builtins.str
     def __init__(
         self,
         *,
         result: _builtins.str = ...,
         reason: _builtins.str = ...,
+        duration_ms: _builtins.int = ...,
+        recording_path: _builtins.str = ...,
+        recording_sha256: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_ms", b"duration_ms", "reason", b"reason", "recording_path", b"recording_path", "recording_sha256", b"recording_sha256", "result", b"result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
