@@ -230,6 +230,11 @@ def expected_sets(agent: AgentFile, slots: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(names)
 
 
+def is_yes(text: str) -> bool:
+    """Whether this is a plain yes, with nothing added that might change what was asked."""
+    return text.strip().lower() in _YES
+
+
 def slot_references(say: str) -> str:
     """An author's `<day>` as the phrase set `<slot_day>`."""
     return say.replace("<", "<slot_")

@@ -1,0 +1,56 @@
+"""The conversations of this process: takes calls, or says why not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from services.agent.clients.audit import AuditUnavailableError
+from services.agent.server import CallRefusedError
+from services.agent.session import Session, Surroundings
+
+if TYPE_CHECKING:
+    from services.agent.line import Line, Started
+
+
+class ConversationService:
+    """Knows the agents by name; the first is the default."""
+
+    def __init__(self, agents: dict[str, Surroundings], max_calls: int) -> None:
+        self._agents = agents
+        self._default = next(iter(agents))
+        self._max_calls = max_calls
+        self._active = 0
+
+    async def admit(self, started: Started) -> None:
+        """Put the call on record before it is answered; CallRefusedError when that cannot be."""
+        if self._active >= self._max_calls:
+            raise CallRefusedError(f"all {self._max_calls} conversations are in use")
+        around = self._around(started)
+        try:
+            await around.audit.record_now(
+                started.call_id,
+                "call_started",
+                caller=started.caller,
+                callee=started.callee,
+                trunk=started.trunk,
+                codec=started.codec,
+                region=started.region,
+                agent=around.box.agent.name,
+            )
+        except AuditUnavailableError as error:
+            raise CallRefusedError(str(error)) from error
+
+    async def converse(self, line: Line, started: Started) -> None:
+        """Hold the conversation until the call is over."""
+        self._active += 1
+        try:
+            await Session(line, started, self._around(started)).run()
+        finally:
+            self._active -= 1
+
+    def _around(self, started: Started) -> Surroundings:
+        name = started.agent or self._default
+        if name not in self._agents:
+            known = ", ".join(self._agents)
+            raise CallRefusedError(f"there is no agent {name!r}; known: {known}")
+        return self._agents[name]

@@ -1,0 +1,608 @@
+"""The turn machine: who has the floor, decided purely.
+
+`transition(state, event, now_ms, policy) -> (state, effects)`. It awaits nothing and reads no
+clock, so a recorded sequence of events replays to the same effects. Every phase but ENDED has a
+deadline; when it passes, the caller feeds `DeadlinePassed`.
+
+An utterance is one stretch of caller speech that the recogniser is listening to; a turn is what the
+caller said until the agent answers, and may hold several utterances. The caller's speech while the
+agent has the floor is an overlap: the agent ducks, and goes on or gives way when it is known what
+was said.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TypeAlias
+
+
+class Phase(StrEnum):
+    STARTING = "starting"
+    LISTENING = "listening"
+    CALLER_SPEAKING = "caller_speaking"
+    MAYBE_DONE = "maybe_done"  # silence, but perhaps only a pause
+    RECOGNISING = "recognising"  # the turn is over; its last words are being recognised
+    THINKING = "thinking"
+    AGENT_SPEAKING = "agent_speaking"
+    OVERLAP = "overlap"  # the caller speaks while the agent thinks or speaks
+    DECIDING = "deciding"  # the overlap is over; was it meant for us?
+    ON_HOLD = "on_hold"
+    TRANSFERRING = "transferring"
+    CLOSING = "closing"  # the last words are being played
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnPolicy:
+    """Times in milliseconds, and what counts as merely listening aloud."""
+
+    barge_in_ms: float = 400.0
+    decide_ms: float = 1_500.0
+    recognise_ms: float = 6_000.0
+    max_utterance_ms: float = 30_000.0
+    filler_ms: float = 1_500.0
+    reply_ms: float = 15_000.0
+    max_reply_ms: float = 90_000.0
+    idle_ms: float = 8_000.0
+    max_idle_prompts: int = 2
+    keys_ms: float = 2_500.0
+    hold_ms: float = 600_000.0
+    transfer_ms: float = 60_000.0
+    closing_ms: float = 20_000.0
+    backchannels: frozenset[str] = frozenset(
+        {"mhm", "mm", "uh huh", "uh", "um", "hm", "right", "ok", "okay", "i see", "yeah"}
+    )
+
+
+# Events: what happened.
+
+
+@dataclass(frozen=True, slots=True)
+class CallAnswered:
+    """The call's media runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechStarted:
+    """The caller's voice set in."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechStopped:
+    """The caller's voice ceased; without new voice the turn ends `wait_ms` from now."""
+
+    wait_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class PartialRecognised:
+    utterance: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class FinalRecognised:
+    """What an ended utterance was: `text` is empty when nothing was said or it was rejected."""
+
+    utterance: int
+    text: str
+    rejected: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPressed:
+    """A DTMF digit; `wanted` digits complete the entry, None when the number is not known."""
+
+    digit: str
+    wanted: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyBegan:
+    """The first sound of a reply is on its way; a protected one cannot be interrupted."""
+
+    reply: int
+    protected: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ProtectionEnded:
+    """What had to be heard in full has been heard."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyPlayed:
+    """All of the reply has been played (or there was nothing to play)."""
+
+    reply: int
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionExpectsYesOrNo:
+    """The reply asks for a yes or a no, so that "ok" is an answer and not a backchannel."""
+
+    expects: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LineHeld:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class LineResumed:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class TransferStarted:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class TransferFailed:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class GoodbyeStarted:
+    """The agent is hanging up once its last words are played."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallEnded:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class DeadlinePassed:
+    pass
+
+
+Event: TypeAlias = (
+    CallAnswered
+    | SpeechStarted
+    | SpeechStopped
+    | PartialRecognised
+    | FinalRecognised
+    | KeyPressed
+    | ReplyBegan
+    | ProtectionEnded
+    | ReplyPlayed
+    | QuestionExpectsYesOrNo
+    | LineHeld
+    | LineResumed
+    | TransferStarted
+    | TransferFailed
+    | GoodbyeStarted
+    | CallEnded
+    | DeadlinePassed
+)
+
+
+# Effects: what is to be done.
+
+
+@dataclass(frozen=True, slots=True)
+class Greet:
+    reply: int
+
+
+@dataclass(frozen=True, slots=True)
+class BeginUtterance:
+    utterance: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndUtterance:
+    utterance: int
+
+
+@dataclass(frozen=True, slots=True)
+class CancelUtterance:
+    utterance: int
+
+
+@dataclass(frozen=True, slots=True)
+class Respond:
+    """Answer this turn. `text` is what was said; empty and `rejected` if not understood."""
+
+    reply: int
+    turn: int
+    text: str
+    rejected: bool = False
+    keyed: bool = False
+    silent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SayFiller:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Duck:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Unduck:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class CutReply:
+    """Stop making the reply and drop what is queued of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SayTransferFailed:
+    reply: int
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """No reply could be made in time: apologise and end the call."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndCall:
+    reason: str
+
+
+Effect: TypeAlias = (
+    Greet
+    | BeginUtterance
+    | EndUtterance
+    | CancelUtterance
+    | Respond
+    | SayFiller
+    | Duck
+    | Unduck
+    | CutReply
+    | SayTransferFailed
+    | GiveUp
+    | EndCall
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnState:
+    """`deadline_ms` is on the clock of `now_ms`; only an ended call has none."""
+
+    phase: Phase = Phase.STARTING
+    deadline_ms: float | None = None
+    reply: int = 0  # the last reply asked for; reports of earlier ones mean nothing
+    turn: int = 0  # the last turn answered
+    utterance: int = 0  # the last utterance begun
+    awaited: frozenset[int] = frozenset()  # ended utterances whose finals have not come
+    voice: bool = False  # the caller's voice is on
+    heard: str = ""  # finals of this turn so far
+    rejected: bool = False  # something in this turn was not understood
+    keys: str = ""
+    interrupted: Phase = Phase.THINKING  # what an overlap interrupts
+    protected: bool = False
+    yes_no: bool = False
+    filled: bool = False  # a filler was said in this thinking
+    idle_prompts: int = 0
+
+
+Step: TypeAlias = tuple[TurnState, tuple[Effect, ...]]
+
+_AGENT_HAS_FLOOR = frozenset({Phase.THINKING, Phase.AGENT_SPEAKING})
+_LISTENING_TO_CALLER = frozenset({Phase.CALLER_SPEAKING, Phase.MAYBE_DONE, Phase.OVERLAP})
+
+
+def transition(state: TurnState, event: Event, now_ms: float, policy: TurnPolicy) -> Step:
+    """One step of the conversation. Events that mean nothing in a phase change nothing."""
+    if state.phase is Phase.ENDED:
+        return state, ()
+    match event:
+        case CallEnded():
+            return _end(state)
+        case LineHeld():
+            return _hold(state, now_ms, policy)
+        case TransferStarted():
+            return _leave_floor(state, Phase.TRANSFERRING, now_ms + policy.transfer_ms)
+        case GoodbyeStarted():
+            return _leave_floor(state, Phase.CLOSING, now_ms + policy.closing_ms)
+        case QuestionExpectsYesOrNo(expects):
+            return replace(state, yes_no=expects), ()
+        case ProtectionEnded():
+            return _unprotect(state, now_ms, policy)
+        case SpeechStarted():
+            return _speech_started(replace(state, voice=True), now_ms, policy)
+        case SpeechStopped(wait_ms):
+            return _speech_stopped(replace(state, voice=False), now_ms, wait_ms, policy)
+        case PartialRecognised():
+            return _partial(state, event, now_ms, policy)
+        case FinalRecognised():
+            return _final(state, event, now_ms, policy)
+        case KeyPressed():
+            return _key(state, event, now_ms, policy)
+        case DeadlinePassed():
+            if state.deadline_ms is None or now_ms < state.deadline_ms:
+                return state, ()
+            return _deadline(state, now_ms, policy)
+        case _:
+            return _progress(state, event, now_ms, policy)
+
+
+def _unprotect(state: TurnState, now_ms: float, policy: TurnPolicy) -> Step:
+    """From now on the caller may interrupt, and one who is speaking already is about to."""
+    unprotected = replace(state, protected=False)
+    if state.phase is not Phase.OVERLAP or not state.protected:
+        return unprotected, ()
+    return replace(unprotected, deadline_ms=now_ms + policy.barge_in_ms), (Duck(),)
+
+
+def _progress(state: TurnState, event: Event, now_ms: float, policy: TurnPolicy) -> Step:
+    """The agent's own side moved on."""
+    match event, state.phase:
+        case CallAnswered(), Phase.STARTING:
+            return _think(state, now_ms, policy, (Greet(state.reply + 1),))
+        case ((ReplyBegan(reply=reply) | ReplyPlayed(reply=reply)), _) if reply != state.reply:
+            return state, ()
+        case ReplyBegan(protected=protected), Phase.THINKING:
+            phase = Phase.AGENT_SPEAKING
+            spoken = replace(state, phase=phase, protected=protected)
+            return replace(spoken, deadline_ms=now_ms + policy.max_reply_ms), ()
+        case ReplyBegan(protected=protected), Phase.OVERLAP | Phase.DECIDING:
+            begun = replace(state, interrupted=Phase.AGENT_SPEAKING, protected=protected)
+            return begun, () if protected else (Duck(),)
+        case ReplyPlayed(), Phase.THINKING | Phase.AGENT_SPEAKING:
+            return _floor_is_free(state, now_ms, policy)
+        case ReplyPlayed(), Phase.OVERLAP:
+            freed = replace(state, phase=Phase.CALLER_SPEAKING, protected=False)
+            return replace(freed, deadline_ms=now_ms + policy.max_utterance_ms), (Unduck(),)
+        case ReplyPlayed(), Phase.DECIDING:
+            freed = replace(state, phase=Phase.RECOGNISING, protected=False)
+            return replace(freed, deadline_ms=now_ms + policy.recognise_ms), (Unduck(),)
+        case LineResumed(), Phase.ON_HOLD:
+            return _listen(state, now_ms, policy)
+        case TransferFailed(), Phase.TRANSFERRING:
+            return _think(state, now_ms, policy, (SayTransferFailed(state.reply + 1),))
+        case _:
+            return state, ()
+
+
+def _speech_started(state: TurnState, now_ms: float, policy: TurnPolicy) -> Step:
+    if state.phase is Phase.MAYBE_DONE:
+        resumed = replace(state, phase=Phase.CALLER_SPEAKING)
+        return replace(resumed, deadline_ms=now_ms + policy.max_utterance_ms), ()
+    if state.phase in (Phase.LISTENING, Phase.RECOGNISING):
+        began, effects = _begin(state, Phase.CALLER_SPEAKING, now_ms + policy.max_utterance_ms)
+        return replace(began, keys=""), effects
+    if state.phase in _AGENT_HAS_FLOOR:
+        state = replace(state, interrupted=state.phase)
+        audible = state.phase is Phase.AGENT_SPEAKING and not state.protected
+        began, effects = _begin(state, Phase.OVERLAP, now_ms + policy.barge_in_ms)
+        return began, (Duck(), *effects) if audible else effects
+    if state.phase is Phase.DECIDING:
+        return _begin(state, Phase.OVERLAP, now_ms + policy.barge_in_ms)
+    return state, ()
+
+
+def _speech_stopped(state: TurnState, now_ms: float, wait_ms: float, policy: TurnPolicy) -> Step:
+    if state.phase is Phase.CALLER_SPEAKING:
+        return replace(state, phase=Phase.MAYBE_DONE, deadline_ms=now_ms + wait_ms), ()
+    if state.phase is Phase.OVERLAP:
+        return _await_final(state, Phase.DECIDING, now_ms + policy.decide_ms)
+    return state, ()
+
+
+def _partial(state: TurnState, event: PartialRecognised, now_ms: float, policy: TurnPolicy) -> Step:
+    meant = event.utterance == state.utterance and not _backchannel(event.text, state, policy)
+    if state.phase is Phase.OVERLAP and meant and not state.protected:
+        return _give_way(state, now_ms, policy)
+    return state, ()
+
+
+def _final(state: TurnState, event: FinalRecognised, now_ms: float, policy: TurnPolicy) -> Step:
+    if event.utterance not in state.awaited:
+        return state, ()
+    heard = f"{state.heard} {event.text}".strip()
+    state = replace(
+        state,
+        awaited=state.awaited - {event.utterance},
+        heard=heard,
+        rejected=state.rejected or event.rejected,
+    )
+    if state.awaited:
+        return state, ()
+    if state.phase is Phase.RECOGNISING:
+        return _turn_over(state, now_ms, policy)
+    if state.phase is Phase.DECIDING:
+        return _decide(state, now_ms, policy)
+    return state, ()
+
+
+def _decide(state: TurnState, now_ms: float, policy: TurnPolicy) -> Step:
+    """An overlap is over and known: answer it, keep it for later, or go on speaking."""
+    if _backchannel(state.heard, state, policy):
+        state = replace(state, heard="", rejected=False)
+    elif not state.protected:
+        thinking, effects = _turn_over(state, now_ms, policy)
+        return thinking, (Unduck(), CutReply(), *effects)
+    wait_ms = policy.reply_ms if state.interrupted is Phase.THINKING else policy.max_reply_ms
+    resumed = replace(state, phase=state.interrupted, deadline_ms=now_ms + wait_ms)
+    return resumed, () if state.protected else (Unduck(),)
+
+
+def _key(state: TurnState, event: KeyPressed, now_ms: float, policy: TurnPolicy) -> Step:
+    effects: tuple[Effect, ...] = ()
+    if state.phase in (Phase.ON_HOLD, Phase.TRANSFERRING, Phase.CLOSING, Phase.STARTING):
+        return state, ()
+    if state.phase is not Phase.LISTENING and not state.protected:
+        state, effects = _drop_speech(state)
+        effects = (*effects, Unduck(), CutReply())
+        state = replace(state, phase=Phase.LISTENING)
+    keys = state.keys if event.digit == "#" else state.keys + event.digit
+    complete = event.digit == "#" or (event.wanted is not None and len(keys) >= event.wanted)
+    state = replace(state, keys=keys, idle_prompts=0)
+    if state.protected:
+        return state, effects
+    if complete and keys:
+        thinking, more = _respond(state, now_ms, policy, text=keys, keyed=True)
+        return thinking, (*effects, *more)
+    return replace(state, deadline_ms=now_ms + policy.keys_ms), effects
+
+
+def _deadline(state: TurnState, now_ms: float, policy: TurnPolicy) -> Step:
+    match state.phase:
+        case Phase.STARTING:
+            return _end(state, EndCall("never_answered"))
+        case Phase.LISTENING:
+            return _idle(state, now_ms, policy)
+        case Phase.CALLER_SPEAKING | Phase.MAYBE_DONE:
+            return _await_final(state, Phase.RECOGNISING, now_ms + policy.recognise_ms)
+        case Phase.RECOGNISING:
+            lost = replace(state, awaited=frozenset(), rejected=True)
+            return _turn_over(lost, now_ms, policy)
+        case Phase.THINKING if not state.filled:
+            filled = replace(state, filled=True, deadline_ms=now_ms + policy.reply_ms)
+            return filled, (SayFiller(),)
+        case Phase.THINKING:
+            closing, effects = _leave_floor(state, Phase.CLOSING, now_ms + policy.closing_ms)
+            return closing, (*effects, CutReply(), GiveUp())
+        case Phase.AGENT_SPEAKING:
+            listening, effects = _floor_is_free(state, now_ms, policy)
+            return listening, (CutReply(), *effects)
+        case Phase.OVERLAP if state.protected:
+            return replace(state, deadline_ms=now_ms + policy.max_utterance_ms), ()
+        case Phase.OVERLAP:
+            return _give_way(state, now_ms, policy)
+        case Phase.DECIDING:
+            return _decide(replace(state, awaited=frozenset()), now_ms, policy)
+        case Phase.ON_HOLD:
+            return _end(state, EndCall("held_too_long"))
+        case Phase.TRANSFERRING:
+            return _think(state, now_ms, policy, (SayTransferFailed(state.reply + 1),))
+        case _:
+            return _end(state, EndCall("goodbye_not_played"))
+
+
+def _idle(state: TurnState, now_ms: float, policy: TurnPolicy) -> Step:
+    if state.keys:
+        return _respond(state, now_ms, policy, text=state.keys, keyed=True)
+    if state.idle_prompts >= policy.max_idle_prompts:
+        return _end(state, EndCall("caller_silent"))
+    state = replace(state, idle_prompts=state.idle_prompts + 1)
+    return _respond(state, now_ms, policy, text="", silent=True)
+
+
+def _turn_over(state: TurnState, now_ms: float, policy: TurnPolicy) -> Step:
+    """All words of the caller's turn are known; noise without words is no turn."""
+    if not state.heard and not state.rejected:
+        return _listen(state, now_ms, policy)
+    rejected = state.rejected and not state.heard
+    return _respond(state, now_ms, policy, text=state.heard, rejected=rejected)
+
+
+def _respond(
+    state: TurnState,
+    now_ms: float,
+    policy: TurnPolicy,
+    *,
+    text: str,
+    rejected: bool = False,
+    keyed: bool = False,
+    silent: bool = False,
+) -> Step:
+    turn = state.turn + 1
+    idle_prompts = state.idle_prompts if silent else 0
+    state = replace(state, turn=turn, idle_prompts=idle_prompts)
+    effect = Respond(state.reply + 1, turn, text, rejected=rejected, keyed=keyed, silent=silent)
+    return _think(state, now_ms, policy, (effect,))
+
+
+def _think(
+    state: TurnState, now_ms: float, policy: TurnPolicy, effects: tuple[Effect, ...]
+) -> Step:
+    thinking = replace(
+        state,
+        phase=Phase.THINKING,
+        reply=state.reply + 1,
+        deadline_ms=now_ms + policy.filler_ms,
+        heard="",
+        rejected=False,
+        keys="",
+        filled=False,
+        protected=False,
+        yes_no=False,
+    )
+    return thinking, effects
+
+
+def _floor_is_free(state: TurnState, now_ms: float, policy: TurnPolicy) -> Step:
+    """The agent is done; what came in while it could not be interrupted is answered now."""
+    state = replace(state, protected=False)
+    if state.heard:
+        return _turn_over(state, now_ms, policy)
+    return _listen(state, now_ms, policy)
+
+
+def _listen(state: TurnState, now_ms: float, policy: TurnPolicy) -> Step:
+    wait_ms = policy.keys_ms if state.keys else policy.idle_ms
+    listening = replace(
+        state,
+        phase=Phase.LISTENING,
+        deadline_ms=now_ms + wait_ms,
+        heard="",
+        rejected=False,
+        protected=False,
+    )
+    return listening, ()
+
+
+def _give_way(state: TurnState, now_ms: float, policy: TurnPolicy) -> Step:
+    speaking = replace(
+        state, phase=Phase.CALLER_SPEAKING, deadline_ms=now_ms + policy.max_utterance_ms
+    )
+    return speaking, (Unduck(), CutReply())
+
+
+def _begin(state: TurnState, phase: Phase, deadline_ms: float) -> Step:
+    utterance = state.utterance + 1
+    began = replace(state, phase=phase, utterance=utterance, deadline_ms=deadline_ms)
+    return replace(began, idle_prompts=0), (BeginUtterance(utterance),)
+
+
+def _await_final(state: TurnState, phase: Phase, deadline_ms: float) -> Step:
+    awaited = state.awaited | {state.utterance}
+    ended = replace(state, phase=phase, awaited=awaited, deadline_ms=deadline_ms)
+    return ended, (EndUtterance(state.utterance),)
+
+
+def _drop_speech(state: TurnState) -> Step:
+    """Forget what the recogniser is working on."""
+    dropped = set(state.awaited)
+    if state.phase in _LISTENING_TO_CALLER:
+        dropped.add(state.utterance)
+    effects = tuple(CancelUtterance(utterance) for utterance in sorted(dropped))
+    return replace(state, awaited=frozenset(), heard="", rejected=False), effects
+
+
+def _hold(state: TurnState, now_ms: float, policy: TurnPolicy) -> Step:
+    if state.phase in (Phase.CLOSING, Phase.TRANSFERRING, Phase.ON_HOLD):
+        return state, ()
+    held, effects = _leave_floor(state, Phase.ON_HOLD, now_ms + policy.hold_ms)
+    return held, (*effects, CutReply())
+
+
+def _leave_floor(state: TurnState, phase: Phase, deadline_ms: float) -> Step:
+    state, effects = _drop_speech(state)
+    left = replace(state, phase=phase, deadline_ms=deadline_ms, keys="", protected=False)
+    return left, effects
+
+
+def _end(state: TurnState, *effects: Effect) -> Step:
+    state, dropped = _drop_speech(state)
+    ended = replace(state, phase=Phase.ENDED, deadline_ms=None)
+    return ended, (*dropped, CutReply(), *effects)
+
+
+def _backchannel(text: str, state: TurnState, policy: TurnPolicy) -> bool:
+    """Nothing said, or only "I am listening"; a pending yes-or-no question makes it an answer."""
+    return not text or (not state.yes_no and text.lower() in policy.backchannels)
