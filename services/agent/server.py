@@ -10,31 +10,27 @@ import structlog
 from landline.agent.v1 import agent_pb2, agent_pb2_grpc
 
 from services.agent import line as on_line
+from services.agent.service import CallRefusedError
 from services.common.metrics import Counter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    Admit = Callable[[on_line.Started], Awaitable[None]]
     Converse = Callable[["GrpcLine", on_line.Started], Awaitable[None]]
 
 _REFUSED = Counter("landline_agent_calls_refused", "Calls that were not taken", ["reason"])
 _log = structlog.get_logger()
 
 
-class CallRefusedError(Exception):
-    """The call cannot be taken now; the message says why in plain words."""
-
-
 class ConversationServicer(agent_pb2_grpc.ConversationServicer):
     """Runs `converse` for each stream; it raises CallRefusedError before anything was said."""
 
-    def __init__(
-        self, admit: Callable[[on_line.Started], Awaitable[None]], converse: Converse
-    ) -> None:
+    def __init__(self, admit: Admit, converse: Converse) -> None:
         self._admit = admit
         self._converse = converse
 
-    async def Converse(  # type: ignore[override]  # noqa: N802
+    async def Converse(  # noqa: N802
         self,
         request_iterator: AsyncIterator[agent_pb2.ConverseRequest],
         context: grpc.aio.ServicerContext[agent_pb2.ConverseRequest, agent_pb2.ConverseResponse],

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from services.agent.clients.audit import AuditUnavailableError
-from services.agent.server import CallRefusedError
 from services.agent.session import Session, Surroundings
 
 if TYPE_CHECKING:
     from services.agent.line import Line, Started
+
+
+class CallRefusedError(Exception):
+    """The call cannot be taken now; the message says why in plain words."""
 
 
 class ConversationService:

@@ -40,6 +40,9 @@ def run(service: str, main: ServiceMain, description: str) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one key"
     )
+    parser.add_argument(
+        "--supervised", action="store_true", help="stop when standard input is closed"
+    )
     arguments = parser.parse_args()
     log = structlog.get_logger()
     try:
@@ -49,7 +52,7 @@ def run(service: str, main: ServiceMain, description: str) -> None:
             level=file.shared.log_level,
             json_lines=file.shared.log_format == "json",
         )
-        asyncio.run(_until_signal(main, file))
+        asyncio.run(_until_signal(main, file, supervised=arguments.supervised))
     except ConfigError as error:
         log.error("configuration_rejected", reason=str(error))
         sys.exit(EXIT_CONFIG)
@@ -58,10 +61,13 @@ def run(service: str, main: ServiceMain, description: str) -> None:
         sys.exit(1)
 
 
-async def _until_signal(main: ServiceMain, file: ConfigFile) -> None:
+async def _until_signal(main: ServiceMain, file: ConfigFile, *, supervised: bool) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    if supervised:
+        # The supervisor holds the other end: when it dies, however it dies, we stop too.
+        loop.add_reader(sys.stdin.fileno(), stop.set)
     with contextlib.suppress(asyncio.CancelledError):
         await main(file, stop)

@@ -1,0 +1,216 @@
+"""The whole of Landline on this machine: starts every process, watches, restarts and stops them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import structlog
+
+from services.common.addresses import HostPort, parse_host_port
+from services.common.errors import ConfigError, LandlineError
+from services.common.process import EXIT_CONFIG
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from services.common.config import ConfigFile
+
+_READY_TIMEOUT_S = 60.0
+_STOP_TIMEOUT_S = 8.0
+_BACKOFF_S = (0.1, 0.5, 1.0, 2.0, 5.0)
+_STEADY_AFTER_S = 30.0
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One process. `peers` are settings that get the address of a part started before it."""
+
+    name: str
+    module: str
+    listen: str
+    peers: Mapping[str, str] = field(default_factory=dict)
+
+
+PARTS = (
+    Part(name="audit", module="services.audit", listen="audit.listen"),
+    Part(name="stt", module="services.stt", listen="stt.listen"),
+    Part(name="tts", module="services.tts", listen="tts.listen"),
+    Part(name="llm", module="services.llm", listen="llm.listen"),
+    Part(
+        name="agent",
+        module="services.agent",
+        listen="agent.listen",
+        peers={
+            "agent.audit": "audit",
+            "agent.stt": "stt",
+            "agent.tts": "tts",
+            "agent.llm_url": "llm",
+        },
+    ),
+    Part(
+        name="gateway",
+        module="sip_gateway",
+        listen="sip.listen",
+        peers={"sip.agent": "agent"},
+    ),
+)
+
+
+@dataclass(slots=True)
+class Running:
+    """A part that has been started; `address` stays the same over restarts."""
+
+    part: Part
+    address: HostPort
+    process: asyncio.subprocess.Process
+    restarts: int = 0
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+
+class Stack:
+    """`async with Stack(file) as stack:` runs everything; leaving the block stops everything.
+
+    Logs of each part go to data_dir/logs/NAME.log. `on_change(name, what)` hears of exits and
+    restarts. A part that finds its configuration wrong stops the start with ConfigError.
+    """
+
+    def __init__(
+        self,
+        file: ConfigFile,
+        overrides: tuple[str, ...] = (),
+        on_change: Callable[[str, str], None] = lambda _name, _what: None,
+    ) -> None:
+        self._file = file
+        self._overrides = overrides
+        self._on_change = on_change
+        self._scheme = "http" if file.tls() is None else "https"
+        self.logs: Path = file.shared.data_dir / "logs"
+        self.running: dict[str, Running] = {}
+        self._watchers: list[asyncio.Task[None]] = []
+        self._stopping = False
+
+    async def __aenter__(self) -> Stack:
+        self.logs.mkdir(parents=True, exist_ok=True)
+        try:
+            for part in PARTS:
+                process, address = await self._start(part, None)
+                self.running[part.name] = Running(part, address, process)
+                self._on_change(part.name, f"listening on {address}")
+        except BaseException:
+            await self._stop()
+            raise
+        self._watchers = [asyncio.create_task(self._watch(r)) for r in self.running.values()]
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self._stop()
+
+    async def _start(
+        self, part: Part, address: HostPort | None
+    ) -> tuple[asyncio.subprocess.Process, HostPort]:
+        """Start a part and wait until it listens; on its old address when it had one."""
+        settings = list(self._overrides)
+        if address is not None:
+            settings.append(f"{part.listen}={address}")
+        settings += [f"{key}={self._peer(key, name)}" for key, name in part.peers.items()]
+        command = [sys.executable, "-m", part.module, "--supervised"]
+        command += ["--config", str(self._file.path)]
+        for setting in settings:
+            command += ["--set", setting]
+        with (self.logs / f"{part.name}.log").open("ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+            )
+        try:
+            return process, await self._until_listening(part, process)
+        except BaseException:
+            await _end(process)
+            raise
+
+    async def _until_listening(self, part: Part, process: asyncio.subprocess.Process) -> HostPort:
+        if process.stdout is None:
+            raise LandlineError(f"{part.name}: no standard output")
+        try:
+            async with asyncio.timeout(_READY_TIMEOUT_S):
+                while line := await process.stdout.readline():
+                    words = line.decode(errors="replace").split()
+                    if words[:2] == ["LISTENING", part.name]:
+                        return parse_host_port(words[2])
+                code = await process.wait()
+        except TimeoutError:
+            raise LandlineError(
+                f"{part.name} did not come up within {_READY_TIMEOUT_S:.0f} s; "
+                f"its log: {self.logs / part.name}.log"
+            ) from None
+        reason = f"{part.name} stopped at its start: {self._last_log_line(part)}"
+        raise ConfigError(reason) if code == EXIT_CONFIG else LandlineError(reason)
+
+    def _peer(self, key: str, name: str) -> str:
+        address = self.running[name].address
+        return f"{self._scheme}://{address}" if key.endswith("_url") else str(address)
+
+    def _last_log_line(self, part: Part) -> str:
+        path = self.logs / f"{part.name}.log"
+        lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it left no log"
+
+    async def _watch(self, running: Running) -> None:
+        """Start the part again whenever it exits, more slowly each time it fails soon."""
+        part = running.part
+        while True:
+            started = asyncio.get_running_loop().time()
+            code = await running.process.wait()
+            if self._stopping:
+                return
+            if asyncio.get_running_loop().time() - started > _STEADY_AFTER_S:
+                running.restarts = 0
+            self._on_change(part.name, f"ended with status {code}; starting it again")
+            await asyncio.sleep(_BACKOFF_S[min(running.restarts, len(_BACKOFF_S) - 1)])
+            running.restarts += 1
+            try:
+                running.process, _ = await self._start(part, running.address)
+            except LandlineError as error:
+                self._on_change(part.name, str(error))
+                continue
+            self._on_change(part.name, f"listening on {running.address} again")
+
+    async def _stop(self) -> None:
+        """The gateway first, so that callers hear a proper end; then the rest."""
+        self._stopping = True
+        for watcher in self._watchers:
+            watcher.cancel()
+        await asyncio.gather(*self._watchers, return_exceptions=True)
+        for running in reversed(list(self.running.values())):
+            await _end(running.process)
+        self.running.clear()
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """SIGTERM, a few seconds, then SIGKILL for the process and what it has started."""
+    if process.returncode is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        async with asyncio.timeout(_STOP_TIMEOUT_S):
+            await process.wait()
+    except TimeoutError:
+        _log.warning("process_killed", pid=process.pid)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
