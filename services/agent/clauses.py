@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _SENTENCE_END = re.compile(r"[.!?…]+[\"')\]]*\s")
 _CLAUSE_END = re.compile(r"[,;:]\s")
@@ -31,11 +35,16 @@ class ClauseCutter:
         return [rest] if rest else []
 
     def _next_end(self) -> int | None:
+        ends = [*self._sentence_ends(), *self._clause_ends()]
+        return min(ends, default=None)
+
+    def _sentence_ends(self) -> Iterator[int]:
         for match in _SENTENCE_END.finditer(self._text):
             last_word = self._text[: match.end()].split()[-1].lower()
             if last_word not in _ABBREVIATIONS:
-                return match.end()
+                yield match.end()
+
+    def _clause_ends(self) -> Iterator[int]:
         for match in _CLAUSE_END.finditer(self._text):
             if match.start() >= _MIN_CLAUSE_CHARACTERS:
-                return match.end()
-        return None
+                yield match.end()

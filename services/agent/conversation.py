@@ -56,7 +56,9 @@ class Piece:
     def _estimated_end(self) -> int:
         share = min(1.0, self.played_ms / self.made_ms)
         reached = int(len(self.text) * share)
-        return reached if reached == len(self.text) else self.text.rfind(" ", 0, reached + 1)
+        if reached == len(self.text):
+            return reached
+        return max(0, self.text.rfind(" ", 0, reached + 1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from services.agent import line as on_line
-from services.agent import turn
+from services.agent import turn, turn_events
 from services.agent.clients.stt import Recognised, SttClient
 from services.agent.conversation import NOT_UNDERSTOOD, SILENCE, Conversation, Piece, keypad
 from services.agent.endpointing import EndpointPolicy, silence_needed_ms
@@ -80,7 +80,7 @@ class Session:
         self._call_id = started.call_id
         self._policy = around.config.turn.policy()
         self._state = turn.TurnState(deadline_ms=self._clock.now_ms() + self._policy.idle_ms)
-        self._events: asyncio.Queue[turn.Event] = asyncio.Queue()
+        self._events: asyncio.Queue[turn_events.Event] = asyncio.Queue()
         self._conversation = Conversation(self._agent.prompt)
         self._stt = SttClient(
             around.stt,
@@ -135,7 +135,7 @@ class Session:
                 tasks = [group.create_task(work) for work in (self._stt.run(), self._voice.run())]
                 turns = group.create_task(self._turns())
                 await self._listen_to_line()
-                self._post(turn.CallEnded())
+                self._post(turn_events.CallEnded())
                 await turns
                 for task in tasks:
                     task.cancel()
@@ -146,7 +146,7 @@ class Session:
     # The line and the recogniser report; everything becomes an event of the turn machine.
 
     async def _listen_to_line(self) -> None:
-        self._post(turn.CallAnswered())
+        self._post(turn_events.CallAnswered())
         async for event in self._line.events():
             match event:
                 case on_line.Audio():
@@ -156,11 +156,11 @@ class Session:
                 case on_line.Cleared():
                     self._voice.cleared(event)
                 case on_line.Dtmf(digit):
-                    self._post(turn.KeyPressed(digit, self._keys_wanted()))
+                    self._post(turn_events.KeyPressed(digit, self._keys_wanted()))
                 case on_line.Held():
-                    self._post(turn.LineHeld())
+                    self._post(turn_events.LineHeld())
                 case on_line.Resumed():
-                    self._post(turn.LineResumed())
+                    self._post(turn_events.LineResumed())
                 case on_line.MediaStatistics():
                     self._media = event
                 case on_line.TransferUpdated():
@@ -182,11 +182,11 @@ class Session:
             reason=event.reason,
         )
         if event.failed:
-            self._post(turn.TransferFailed())
+            self._post(turn_events.TransferFailed())
 
     def _on_voice(self, voice: bool, sample: int) -> None:
         if voice:
-            self._post(turn.SpeechStarted())
+            self._post(turn_events.SpeechStarted())
             return
         behind_ms = (self._next_sample - sample) * 1000 / SAMPLE_RATE_HZ
         self._voice_ended_ms = self._audio_arrived_ms - behind_ms
@@ -197,16 +197,16 @@ class Session:
             policy=self._around.endpoint_policy,
         )
         passed_ms = self._clock.now_ms() - self._voice_ended_ms
-        self._post(turn.SpeechStopped(max(0.0, needed_ms - passed_ms)))
+        self._post(turn_events.SpeechStopped(max(0.0, needed_ms - passed_ms)))
 
     def _on_partial(self, utterance: int, text: str) -> None:
         self._partial = text
-        self._post(turn.PartialRecognised(utterance, text))
+        self._post(turn_events.PartialRecognised(utterance, text))
 
     def _on_final(self, final: Recognised) -> None:
         self._finals.append(final)
         rejected = final.rejected or final.lost
-        self._post(turn.FinalRecognised(final.utterance, final.text, rejected))
+        self._post(turn_events.FinalRecognised(final.utterance, final.text, rejected))
 
     def _on_first_audio(self, piece: Piece, timing: PieceTiming) -> None:
         if piece.mark in self._outside_history:
@@ -215,11 +215,11 @@ class Session:
             self._timing.asked_tts_ms = timing.asked_ms
             self._timing.first_audio_ms = timing.first_audio_ms
             self._measure(self._timing)
-        self._post(turn.ReplyBegan(self._state.reply, protected=piece is self._disclosure))
+        self._post(turn_events.ReplyBegan(self._state.reply, protected=piece is self._disclosure))
 
     def _on_heard(self, piece: Piece) -> None:
         if piece is self._disclosure:
-            self._post(turn.ProtectionEnded())
+            self._post(turn_events.ProtectionEnded())
             self._record(
                 "disclosure_heard",
                 text=piece.text,
@@ -242,7 +242,7 @@ class Session:
 
     # The turn machine decides.
 
-    def _post(self, event: turn.Event) -> None:
+    def _post(self, event: turn_events.Event) -> None:
         self._events.put_nowait(event)
 
     async def _turns(self) -> None:
@@ -257,49 +257,49 @@ class Session:
             for effect in effects:
                 await self._carry_out(effect)
 
-    async def _next_event(self) -> turn.Event:
+    async def _next_event(self) -> turn_events.Event:
         deadline_ms = self._state.deadline_ms
         wait_ms = None if deadline_ms is None else deadline_ms - self._clock.now_ms()
         if wait_ms is not None and wait_ms <= 0 and self._events.empty():
-            return turn.DeadlinePassed()
+            return turn_events.DeadlinePassed()
         try:
             async with asyncio.timeout(None if wait_ms is None else max(0.0, wait_ms / 1000)):
                 return await self._events.get()
         except TimeoutError:
-            return turn.DeadlinePassed()
+            return turn_events.DeadlinePassed()
 
-    async def _carry_out(self, effect: turn.Effect) -> None:
+    async def _carry_out(self, effect: turn_events.Effect) -> None:
         match effect:
-            case turn.Greet(reply):
+            case turn_events.Greet(reply):
                 self._start_reply(reply, self._greet)
-            case turn.Respond():
+            case turn_events.Respond():
                 self._respond(effect)
-            case turn.BeginUtterance(utterance):
+            case turn_events.BeginUtterance(utterance):
                 self._partial = ""
                 self._stt.begin(utterance, expected_sets(self._agent, self._replies.state.expect))
-            case turn.EndUtterance(utterance):
+            case turn_events.EndUtterance(utterance):
                 self._confirmed_ms = self._clock.now_ms()
                 self._stt.end(utterance)
-            case turn.CancelUtterance(utterance):
+            case turn_events.CancelUtterance(utterance):
                 self._stt.cancel(utterance)
-            case turn.Duck():
+            case turn_events.Duck():
                 await self._line.duck(_DUCKED_GAIN, _DUCK_RAMP_MS)
-            case turn.Unduck():
+            case turn_events.Unduck():
                 await self._line.duck(1.0, _DUCK_RAMP_MS)
-            case turn.CutReply():
+            case turn_events.CutReply():
                 self._cut_reply()
-            case turn.SayFiller():
+            case turn_events.SayFiller():
                 self._say_outside_history(self._agent.speech.wait)
-            case turn.SayTransferFailed(reply):
+            case turn_events.SayTransferFailed(reply):
                 self._start_reply(reply, self._say_transfer_failed)
-            case turn.GiveUp():
+            case turn_events.GiveUp():
                 self._start_reply(self._state.reply, self._apologise)
-            case turn.EndCall(reason):
+            case turn_events.EndCall(reason):
                 await self._line.hang_up("completed", reason)
 
     # Effects.
 
-    def _respond(self, effect: turn.Respond) -> None:
+    def _respond(self, effect: turn_events.Respond) -> None:
         finals, self._finals = self._finals, []
         text = effect.text
         if effect.silent:
@@ -349,19 +349,19 @@ class Session:
 
     async def _finish_reply(self, reply: int, outcome: Outcome) -> None:
         expects_yes_no = YES_NO_SLOT in self._replies.state.expect
-        self._post(turn.QuestionExpectsYesOrNo(expects_yes_no))
+        self._post(turn_events.QuestionExpectsYesOrNo(expects_yes_no))
         if outcome.transfer is not None:
-            self._post(turn.TransferStarted())
+            self._post(turn_events.TransferStarted())
             target = self._agent.transfers[outcome.transfer].target
             self._record("transfer_started", target=target)
             await self._line.transfer(target)
         elif outcome.hang_up is not None:
-            self._post(turn.GoodbyeStarted())
+            self._post(turn_events.GoodbyeStarted())
             await self._voice.all_made()
             await self._line.hang_up("completed", outcome.hang_up)
         else:
             await self._voice.all_heard()
-            self._post(turn.ReplyPlayed(reply))
+            self._post(turn_events.ReplyPlayed(reply))
 
     async def _greet(self) -> Outcome:
         entry = self._conversation.add_agent()

@@ -16,6 +16,40 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeAlias
 
+from services.agent.turn_events import (
+    BeginUtterance,
+    CallAnswered,
+    CallEnded,
+    CancelUtterance,
+    CutReply,
+    DeadlinePassed,
+    Duck,
+    Effect,
+    EndCall,
+    EndUtterance,
+    Event,
+    FinalRecognised,
+    GiveUp,
+    GoodbyeStarted,
+    Greet,
+    KeyPressed,
+    LineHeld,
+    LineResumed,
+    PartialRecognised,
+    ProtectionEnded,
+    QuestionExpectsYesOrNo,
+    ReplyBegan,
+    ReplyPlayed,
+    Respond,
+    SayFiller,
+    SayTransferFailed,
+    SpeechStarted,
+    SpeechStopped,
+    TransferFailed,
+    TransferStarted,
+    Unduck,
+)
+
 
 class Phase(StrEnum):
     STARTING = "starting"
@@ -53,218 +87,6 @@ class TurnPolicy:
     backchannels: frozenset[str] = frozenset(
         {"mhm", "mm", "uh huh", "uh", "um", "hm", "right", "ok", "okay", "i see", "yeah"}
     )
-
-
-# Events: what happened.
-
-
-@dataclass(frozen=True, slots=True)
-class CallAnswered:
-    """The call's media runs."""
-
-
-@dataclass(frozen=True, slots=True)
-class SpeechStarted:
-    """The caller's voice set in."""
-
-
-@dataclass(frozen=True, slots=True)
-class SpeechStopped:
-    """The caller's voice ceased; without new voice the turn ends `wait_ms` from now."""
-
-    wait_ms: float
-
-
-@dataclass(frozen=True, slots=True)
-class PartialRecognised:
-    utterance: int
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class FinalRecognised:
-    """What an ended utterance was: `text` is empty when nothing was said or it was rejected."""
-
-    utterance: int
-    text: str
-    rejected: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class KeyPressed:
-    """A DTMF digit; `wanted` digits complete the entry, None when the number is not known."""
-
-    digit: str
-    wanted: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ReplyBegan:
-    """The first sound of a reply is on its way; a protected one cannot be interrupted."""
-
-    reply: int
-    protected: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ProtectionEnded:
-    """What had to be heard in full has been heard."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReplyPlayed:
-    """All of the reply has been played (or there was nothing to play)."""
-
-    reply: int
-
-
-@dataclass(frozen=True, slots=True)
-class QuestionExpectsYesOrNo:
-    """The reply asks for a yes or a no, so that "ok" is an answer and not a backchannel."""
-
-    expects: bool
-
-
-@dataclass(frozen=True, slots=True)
-class LineHeld:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class LineResumed:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class TransferStarted:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class TransferFailed:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class GoodbyeStarted:
-    """The agent is hanging up once its last words are played."""
-
-
-@dataclass(frozen=True, slots=True)
-class CallEnded:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class DeadlinePassed:
-    pass
-
-
-Event: TypeAlias = (
-    CallAnswered
-    | SpeechStarted
-    | SpeechStopped
-    | PartialRecognised
-    | FinalRecognised
-    | KeyPressed
-    | ReplyBegan
-    | ProtectionEnded
-    | ReplyPlayed
-    | QuestionExpectsYesOrNo
-    | LineHeld
-    | LineResumed
-    | TransferStarted
-    | TransferFailed
-    | GoodbyeStarted
-    | CallEnded
-    | DeadlinePassed
-)
-
-
-# Effects: what is to be done.
-
-
-@dataclass(frozen=True, slots=True)
-class Greet:
-    reply: int
-
-
-@dataclass(frozen=True, slots=True)
-class BeginUtterance:
-    utterance: int
-
-
-@dataclass(frozen=True, slots=True)
-class EndUtterance:
-    utterance: int
-
-
-@dataclass(frozen=True, slots=True)
-class CancelUtterance:
-    utterance: int
-
-
-@dataclass(frozen=True, slots=True)
-class Respond:
-    """Answer this turn. `text` is what was said; empty and `rejected` if not understood."""
-
-    reply: int
-    turn: int
-    text: str
-    rejected: bool = False
-    keyed: bool = False
-    silent: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class SayFiller:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class Duck:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class Unduck:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class CutReply:
-    """Stop making the reply and drop what is queued of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class SayTransferFailed:
-    reply: int
-
-
-@dataclass(frozen=True, slots=True)
-class GiveUp:
-    """No reply could be made in time: apologise and end the call."""
-
-
-@dataclass(frozen=True, slots=True)
-class EndCall:
-    reason: str
-
-
-Effect: TypeAlias = (
-    Greet
-    | BeginUtterance
-    | EndUtterance
-    | CancelUtterance
-    | Respond
-    | SayFiller
-    | Duck
-    | Unduck
-    | CutReply
-    | SayTransferFailed
-    | GiveUp
-    | EndCall
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -92,7 +92,7 @@ class ToolRunner:
         key = idempotency_key(self._call_id, name, arguments)
         tool = self._box.agent.tools[name]
         task = self._ledger.get(key)
-        if task is None or (tool.effect is Effect.READ and task.done()):
+        if task is None or _may_run_again(tool, task):
             task = asyncio.create_task(self._run(name, tool, dict(arguments), key))
             self._ledger[key] = task
         return await asyncio.shield(task)
@@ -133,6 +133,14 @@ class ToolRunner:
         except Exception as error:  # a tool is foreign code: its failure is a result
             _log.warning("tool_failed", call_id=self._call_id, tool=name, reason=repr(error))
             return {"status": "error", "message": f"{name} failed"}
+
+
+def _may_run_again(tool: Tool, task: asyncio.Task[Result]) -> bool:
+    """Reads are asked anew; what failed is tried again under the same idempotency key."""
+    if not task.done():
+        return False
+    failed = task.exception() is not None or task.result()["status"] in ("error", "timeout")
+    return tool.effect is Effect.READ or failed
 
 
 def idempotency_key(call_id: str, name: str, arguments: Mapping[str, Any]) -> str:
