@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from rich.text import Text
 from services.common import config, logging
 from services.common.errors import ConfigError, LandlineError
 from services.common.process import EXIT_CONFIG
+from services.stack import state_path
 
 app = typer.Typer(
     help="Phone voice agents that run wholly on your own machines.",
@@ -38,6 +40,7 @@ SetOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 DEFAULT_CONFIG = Path("landline.toml")
+EXAMPLES = Path(__file__).parent / "agent" / "examples"
 console = Console()
 errors = Console(stderr=True)
 
@@ -62,10 +65,13 @@ def init(
 
     Example: landline init my-clinic && cd my-clinic && landline up
     """
-    from services import scaffold
-
-    for path in scaffold.write(folder):
-        console.print(f"wrote {path}")
+    target = folder / DEFAULT_CONFIG
+    if target.exists():
+        raise LandlineError(f"{target} is there already; nothing was written")
+    agents = folder / "agents" / "clinic"
+    shutil.copytree(EXAMPLES / "clinic", agents, ignore=shutil.ignore_patterns("__*"))
+    shutil.copy(EXAMPLES / DEFAULT_CONFIG, target)
+    console.print(f"wrote {target} and {agents}")
     console.print("Next: landline up")
 
 
@@ -109,6 +115,52 @@ async def _up(file: config.ConfigFile, overrides: tuple[str, ...], *, as_json: b
             console.print(f"Logs: {stack.logs}. Ctrl-C stops everything.")
         await starting
         show("up", "stopping")
+
+
+@app.command()
+def call(
+    uri: Annotated[
+        str | None, typer.Argument(help="SIP URI; left out: the stack that runs here.")
+    ] = None,
+    steps: Annotated[
+        list[str] | None,
+        typer.Option("--step", help='What to do in turn: "text", "@FILE.wav" or "#4271".'),
+    ] = None,
+    record: Annotated[
+        Path | None, typer.Option(help="Write a stereo WAV: you left, the agent right.")
+    ] = None,
+    voice: Annotated[str, typer.Option(help="Voice of what you type.")] = "",
+    config_path: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Call from the terminal: type, play a WAV, press keys, interrupt; see what was understood.
+
+    Example: landline call --step "when are you open" --record answer.wav
+    """
+    from services.eval import terminal
+    from services.stack import address_of
+
+    file = config.load(config_path) if uri is None or config_path.exists() else None
+    journal = file.shared.data_dir / "audit" / "journal.jsonl" if file else None
+    running = file is not None and state_path(file).exists()
+    if uri is None and file is not None:
+        uri = f"sip:agent@{address_of(file, 'gateway')}"
+    settings = terminal.TerminalCall(
+        uri=uri or "",
+        steps=tuple(steps or ()),
+        record=record,
+        tts=address_of(file, "tts") if file and running else None,
+        tls=file.tls() if file else None,
+        journal=journal if journal and journal.exists() else None,
+        voice=voice,
+    )
+    asyncio.run(terminal.run(settings, _show))
+
+
+def _show(who: str, what: str) -> None:
+    console.print(Text.assemble((f"{who:>8}  ", _COLOURS.get(who, "dim")), what))
+
+
+_COLOURS = {"you": "bold", "agent": "cyan", "heard": "green", "trouble": "red", "delay": "dim"}
 
 
 if __name__ == "__main__":

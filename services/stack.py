@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -96,6 +97,7 @@ class Stack:
         self._on_change = on_change
         self._scheme = "http" if file.tls() is None else "https"
         self.logs: Path = file.shared.data_dir / "logs"
+        self._state = state_path(file)
         self.running: dict[str, Running] = {}
         self._watchers: list[asyncio.Task[None]] = []
         self._stopping = False
@@ -110,6 +112,7 @@ class Stack:
         except BaseException:
             await self._stop()
             raise
+        self._write_state()
         self._watchers = [asyncio.create_task(self._watch(r)) for r in self.running.values()]
         return self
 
@@ -189,6 +192,14 @@ class Stack:
                 continue
             self._on_change(part.name, f"listening on {running.address} again")
 
+    def _write_state(self) -> None:
+        """Where everything listens, for other commands on this machine."""
+        parts = {
+            name: {"address": str(running.address), "pid": running.pid}
+            for name, running in self.running.items()
+        }
+        self._state.write_text(json.dumps({"pid": os.getpid(), "parts": parts}), encoding="utf-8")
+
     async def _stop(self) -> None:
         """The gateway first, so that callers hear a proper end; then the rest."""
         self._stopping = True
@@ -198,6 +209,21 @@ class Stack:
         for running in reversed(list(self.running.values())):
             await _end(running.process)
         self.running.clear()
+        self._state.unlink(missing_ok=True)
+
+
+def state_path(file: ConfigFile) -> Path:
+    """The file that says where a running stack listens; it is gone when nothing runs."""
+    return file.shared.data_dir / "stack.json"
+
+
+def address_of(file: ConfigFile, part: str) -> HostPort:
+    """Where a part of the stack that runs from this configuration listens."""
+    try:
+        state = json.loads(state_path(file).read_text(encoding="utf-8"))
+        return parse_host_port(state["parts"][part]["address"])
+    except (OSError, ValueError, KeyError):
+        raise LandlineError(f"nothing runs from {file.path}: start it with landline up") from None
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
