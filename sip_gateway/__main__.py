@@ -1,0 +1,36 @@
+"""python -m sip_gateway --config landline.toml"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from services.common.clock import SystemClock
+from services.common.process import announce, run
+from sip_gateway.config import SipConfig
+from sip_gateway.worker import Worker
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from services.common.config import ConfigFile
+
+
+async def main(file: ConfigFile, stop: asyncio.Event) -> None:
+    """Take calls until `stop` is set."""
+    worker = Worker(
+        file.section("sip", SipConfig),
+        data_dir=file.shared.data_dir,
+        region=file.shared.region,
+        tls=file.tls(),
+        clock=SystemClock(),
+    )
+    try:
+        await worker.start()
+        announce("sip_gateway", worker.address)
+        await stop.wait()
+    finally:
+        await worker.stop()
+
+
+if __name__ == "__main__":
+    run("sip_gateway", main, "Answers telephone calls (SIP and RTP) for the agent service.")

@@ -1,0 +1,124 @@
+"""Who we are towards each trunk: registration with digest, or a name for peers' calls."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pjsua2 as pj
+
+from services.common.errors import LandlineError
+from sip_gateway.config import Transport, Trunk
+from sip_gateway.events import RegistrationChanged
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sip_gateway.endpoint import Endpoint
+
+LOCAL = "local"
+_EXPIRES_S = 300
+
+
+class PjAccount(pj.Account):  # type: ignore[misc]
+    """An account whose calls and registration go to `endpoint` and `on_registration`."""
+
+    def __init__(
+        self, endpoint: Endpoint, name: str, on_registration: Callable[[RegistrationChanged], None]
+    ) -> None:
+        super().__init__()
+        self._endpoint = endpoint
+        self._name = name
+        self._on_registration = on_registration
+
+    def onIncomingCall(self, prm: Any) -> None:  # noqa: N802 - named by pjsua2
+        self._endpoint.guard(lambda: self._endpoint.incoming(self, prm))
+
+    def onRegState(self, prm: Any) -> None:  # noqa: N802 - named by pjsua2
+        self._endpoint.guard(lambda: self._registration_changed(prm))
+
+    def _registration_changed(self, prm: Any) -> None:
+        status = int(prm.code)
+        self._endpoint.post(
+            self._on_registration,
+            RegistrationChanged(
+                trunk=self._name,
+                registered=status // 100 == 2 and prm.expiration > 0,
+                sip_status=status,
+                reason=prm.reason,
+                expires_s=int(prm.expiration),
+                registrar_ip=prm.rdata.srcAddress.rpartition(":")[0],
+            ),
+        )
+
+
+def local_account(identity: str = "landline") -> Callable[[Endpoint], PjAccount]:
+    """An account for calls from peers and to anybody, without registration."""
+
+    def make(endpoint: Endpoint) -> PjAccount:
+        config = _base_config(endpoint)
+        config.idUri = f"sip:{identity}@{endpoint.contact_host}"
+        return _created(endpoint, LOCAL, config, default=True)
+
+    return make
+
+
+def dialing_account(
+    identity: str, domain: str, username: str, password: str, proxy: str = ""
+) -> Callable[[Endpoint], PjAccount]:
+    """An account that answers digest challenges on its own INVITEs, without registration."""
+
+    def make(endpoint: Endpoint) -> PjAccount:
+        config = _base_config(endpoint)
+        config.idUri = f"sip:{identity}@{domain or endpoint.contact_host}"
+        if username:
+            config.sipConfig.authCreds.append(_digest(username, password))
+        if proxy:
+            config.sipConfig.proxies.append(proxy)
+        return _created(endpoint, LOCAL, config, default=True)
+
+    return make
+
+
+def registered_account(
+    trunk: Trunk, on_registration: Callable[[RegistrationChanged], None]
+) -> Callable[[Endpoint], PjAccount]:
+    """An account that registers at the trunk's registrar at once."""
+    if trunk.registrar is None or trunk.username is None or trunk.password is None:
+        raise LandlineError(f"trunk {trunk.name} does not register")
+    registrar, username, password = trunk.registrar, trunk.username, trunk.password.read()
+    parameters = ";transport=tcp" if trunk.transport is Transport.TCP else ""
+
+    def make(endpoint: Endpoint) -> PjAccount:
+        config = _base_config(endpoint)
+        config.idUri = f"sip:{username}@{registrar.host}"
+        config.regConfig.registrarUri = f"sip:{registrar}{parameters}"
+        config.regConfig.timeoutSec = _EXPIRES_S
+        # Retrying is done by Registration, which also retries what PJSIP gives up on.
+        config.regConfig.retryIntervalSec = 0
+        config.sipConfig.authCreds.append(_digest(username, password))
+        return _created(endpoint, trunk.name, config, on_registration=on_registration)
+
+    return make
+
+
+def _base_config(endpoint: Endpoint) -> Any:
+    config = pj.AccountConfig()
+    endpoint.media_config(config.mediaConfig)
+    return config
+
+
+def _digest(username: str, password: str) -> Any:
+    return pj.AuthCredInfo("digest", "*", username, 0, password)
+
+
+def _created(
+    endpoint: Endpoint,
+    name: str,
+    config: Any,
+    *,
+    default: bool = False,
+    on_registration: Callable[[RegistrationChanged], None] = lambda _event: None,
+) -> PjAccount:
+    account = PjAccount(endpoint, name, on_registration)
+    account.create(config, default)
+    return account

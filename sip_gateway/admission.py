@@ -1,0 +1,89 @@
+"""Takes or refuses a call, and says why. Pure, so that it can decide inside PJSIP's callback."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sip_gateway.config import Trunk, TrunkKind
+from sip_gateway.events import Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sip_gateway.events import Invite
+
+RETRY_AFTER_FULL_S = 10
+RETRY_AFTER_STOPPING_S = 5
+UNKNOWN_SOURCE = Refusal(sip_status=403, why="unknown_source")
+FULL = Refusal(sip_status=503, why="full", retry_after_s=RETRY_AFTER_FULL_S)
+STOPPING = Refusal(sip_status=503, why="stopping", retry_after_s=RETRY_AFTER_STOPPING_S)
+AGENT_UNAVAILABLE = Refusal(
+    sip_status=503, why="agent_unavailable", retry_after_s=RETRY_AFTER_STOPPING_S
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The networks that a trunk's calls come from."""
+
+    trunk: Trunk
+    networks: tuple[ipaddress.IPv4Network, ...]
+
+    def contains(self, ip: ipaddress.IPv4Address) -> bool:
+        return any(ip in network for network in self.networks)
+
+
+class Admission:
+    """Knows the trunks' sources and how many conversations fit.
+
+    `limit` is one less than PJSIP can hold. The last place is never given to a conversation: it
+    is where the call too many is refused with an answer that tells it to come back.
+    """
+
+    def __init__(self, trunks: Iterable[Trunk], *, limit: int = 0) -> None:
+        self.limit = limit
+        self.stopping = False
+        self._sources = tuple(Sources(trunk, tuple(trunk.allow)) for trunk in trunks)
+
+    def learn_registrar(self, trunk_name: str, ips: Iterable[str]) -> None:
+        """A registrar's address, as it was resolved, may send calls for its trunk."""
+        learned = {ipaddress.IPv4Network(ip) for ip in ips}
+        self._sources = tuple(
+            Sources(item.trunk, tuple(sorted({*item.networks, *learned})))
+            if item.trunk.name == trunk_name
+            else item
+            for item in self._sources
+        )
+
+    def trunk_of(self, invite: Invite) -> Trunk | None:
+        """The trunk that this call belongs to.
+
+        Several extensions may be registered at one PBX: the one that was dialled comes first.
+        """
+        try:
+            ip = ipaddress.IPv4Address(invite.source_ip)
+        except ValueError:
+            return None
+        matching = [item.trunk for item in self._sources if item.contains(ip)]
+        dialled = [trunk for trunk in matching if trunk.username == invite.request_user]
+        peers = [trunk for trunk in matching if trunk.kind is TrunkKind.PEER]
+        return next(iter(dialled or peers or matching), None)
+
+    def decide(self, invite: Invite, other_legs: int) -> Refusal | None:
+        """None to take the call. `other_legs` are those that PJSIP holds beside it."""
+        if self.trunk_of(invite) is None:
+            return UNKNOWN_SOURCE
+        if self.stopping:
+            return STOPPING
+        if other_legs >= self.limit:
+            return FULL
+        return None
+
+
+def resolve_ipv4(host: str) -> list[str]:
+    """The host's IPv4 addresses; OSError when it has none. Blocks."""
+    answers = socket.getaddrinfo(host, None, family=socket.AF_INET, type=socket.SOCK_DGRAM)
+    return sorted({str(sockaddr[0]) for *_, sockaddr in answers})

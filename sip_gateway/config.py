@@ -1,0 +1,180 @@
+"""[sip]: where the gateway listens, whom it serves, and what it does with audio."""
+
+from __future__ import annotations
+
+import ipaddress
+import itertools
+import re
+from enum import StrEnum
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
+
+from services.common.addresses import Address, HostPort
+from services.common.config import Secret, Section
+
+_PORT_RANGE = re.compile(r"(\d{1,5})-(\d{1,5})")
+
+
+class Transport(StrEnum):
+    UDP = "udp"
+    TCP = "tcp"
+
+
+class Codec(StrEnum):
+    """Encoding names as in SDP (RFC 3551)."""
+
+    G722 = "G722"
+    PCMA = "PCMA"
+    PCMU = "PCMU"
+
+
+class TrunkKind(StrEnum):
+    """How calls from a trunk are known to be its own."""
+
+    REGISTRATION = "registration"  # we register there; its registrar's address may call
+    PEER = "peer"  # its addresses may call
+
+
+class PortRange(NamedTuple):
+    """UDP ports from `first` to `last`, both included."""
+
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        return f"{self.first}-{self.last}"
+
+
+def _parse_port_range(text: object) -> PortRange:
+    if isinstance(text, PortRange):
+        return text
+    match = _PORT_RANGE.fullmatch(str(text).strip())
+    if match is None:
+        raise ValueError(f'{text!r} is no range of ports; write "20000-20099"')
+    ports = PortRange(int(match[1]), int(match[2]))
+    if not 1024 <= ports.first <= ports.last <= 65535:
+        raise ValueError(f"{ports} must lie within 1024-65535, the smaller port first")
+    if ports.first % 2 or ports.last - ports.first + 1 < 16:
+        raise ValueError(
+            f"{ports}: begin with an even port and give at least 16: "
+            "a call takes two, one for RTP and one for RTCP"
+        )
+    return ports
+
+
+Ports = Annotated[PortRange, BeforeValidator(_parse_port_range), PlainSerializer(str)]
+
+
+def _parse_network(text: object) -> ipaddress.IPv4Network:
+    try:
+        return ipaddress.IPv4Network(str(text))
+    except ValueError as error:
+        raise ValueError(f"{text!r} is not an IPv4 network such as 192.0.2.0/24: {error}") from None
+
+
+Network = Annotated[ipaddress.IPv4Network, BeforeValidator(_parse_network), PlainSerializer(str)]
+
+
+class Trunk(Section):
+    """A SIP trunk or PBX extension that may send calls."""
+
+    name: str
+    kind: TrunkKind
+    registrar: Address | None = None
+    transport: Transport = Transport.UDP  # towards the registrar
+    username: str | None = None
+    password: Secret | None = None
+    allow: list[Network] = Field(default_factory=list)
+    agent: str = ""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Trunk:
+        credentials = (self.registrar, self.username, self.password)
+        if self.kind is TrunkKind.REGISTRATION and not all(credentials):
+            raise ValueError(
+                f"trunk {self.name!r} registers, so it needs registrar, username and password"
+            )
+        if self.kind is TrunkKind.PEER and any(credentials):
+            raise ValueError(
+                f"trunk {self.name!r} is a peer: it is known by its address alone, so leave out "
+                'registrar, username and password, or make it kind = "registration"'
+            )
+        if self.kind is TrunkKind.PEER and not self.allow:
+            raise ValueError(
+                f"trunk {self.name!r} is a peer without allow: name the networks it calls from"
+            )
+        return self
+
+
+class SipConfig(Section):
+    """The gateway's section."""
+
+    listen: Address = HostPort("127.0.0.1", 5060)
+    transports: list[Transport] = Field(
+        default_factory=lambda: [Transport.UDP, Transport.TCP], min_length=1
+    )
+    public_address: str | None = None
+    rtp_ports: Ports = PortRange(20000, 20099)
+    # For calls that let us choose: G.722 first, because its 7 kHz are what recognition wants and
+    # it costs no more bandwidth; then A-law, which G.711 makes the rule between countries.
+    codecs: list[Codec] = Field(
+        default_factory=lambda: [Codec.G722, Codec.PCMA, Codec.PCMU], min_length=1
+    )
+    jitter_buffer_max_ms: int = Field(default=200, ge=40, le=1000)
+    recording: bool = True
+    agent: Address  # of services/agent
+    agent_timeout_ms: int = Field(default=3000, ge=100, le=30_000)
+    transfer_allow: list[str] = Field(default_factory=list)
+    trunks: list[Trunk] = Field(default_factory=list)
+    metrics: Address | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SipConfig:
+        _reject_repeats("transports", self.transports)
+        _reject_repeats("codecs", self.codecs)
+        _reject_repeats("trunks: name", [trunk.name for trunk in self.trunks])
+        for trunk in self.trunks:
+            if trunk.registrar and trunk.transport not in self.transports:
+                raise ValueError(
+                    f"trunk {trunk.name!r} registers over {trunk.transport}, "
+                    f"which transports does not have"
+                )
+        _reject_overlaps(self.trunks)
+        first, last = self.rtp_ports
+        if Transport.UDP in self.transports and first <= self.listen.port <= last:
+            raise ValueError(f"rtp_ports {self.rtp_ports} contain the listening port")
+        _check_public_address(self.public_address)
+        for pattern in self.transfer_allow:
+            if not pattern.startswith(("sip:", "tel:")):
+                raise ValueError(
+                    f"transfer_allow {pattern!r}: patterns match whole URIs, "
+                    'such as "sip:*@192.0.2.10"'
+                )
+        return self
+
+
+def _reject_repeats(what: str, values: list[Any]) -> None:
+    repeated = sorted({str(value) for value in values if values.count(value) > 1})
+    if repeated:
+        raise ValueError(f"{what} {', '.join(repeated)}: given more than once")
+
+
+def _reject_overlaps(trunks: list[Trunk]) -> None:
+    peers = [trunk for trunk in trunks if trunk.kind is TrunkKind.PEER]
+    for one, other in itertools.combinations(peers, 2):
+        for mine, theirs in itertools.product(one.allow, other.allow):
+            if mine.overlaps(theirs):
+                raise ValueError(
+                    f"trunks {one.name!r} and {other.name!r} both allow {mine} / {theirs}: "
+                    "a call from there could belong to either"
+                )
+
+
+def _check_public_address(text: str | None) -> None:
+    if text is None:
+        return
+    try:
+        ipaddress.IPv4Address(text)
+    except ValueError:
+        raise ValueError(f"public_address {text!r} must be an IPv4 address") from None

@@ -1,0 +1,343 @@
+"""The one pjsua2 endpoint of a process, and the thread that owns it.
+
+PJSIP is touched on that thread only: it polls PJSIP, runs commands that the event loop submits,
+and makes and deletes every PJSIP object. The audio callbacks come on PJMEDIA's own clock thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pjsua2 as pj
+import structlog
+
+from services.common.addresses import HostPort
+from services.common.audio import FRAME_MS, SAMPLE_RATE_HZ
+from services.common.errors import ConfigError, LandlineError
+from sip_gateway.config import Codec, PortRange, Transport
+from sip_gateway.leg import Leg, PjCall
+from sip_gateway.mailbox import Mailbox
+from sip_gateway.sip_log import SipLog, pjsip_library
+from sip_gateway.sip_message import parse_invite
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sip_gateway.events import Invite, Refusal
+    from sip_gateway.media.jitter import JitterPolicy
+    from sip_gateway.media.port import MediaTap
+
+_log = structlog.get_logger()
+_ResultT = TypeVar("_ResultT")
+_POLL_MS = 10
+_MORE_LEGS_THAN_FIT = 32  # PJSIP was built for fewer, and takes as many as it can
+_PORT_ATTEMPTS = 10
+_CODEC_IDS = {
+    Codec.G722: "G722/16000/1",
+    Codec.PCMA: "PCMA/8000/1",
+    Codec.PCMU: "PCMU/8000/1",
+}
+_PJ_TRANSPORTS = {
+    Transport.UDP: pj.PJSIP_TRANSPORT_UDP,
+    Transport.TCP: pj.PJSIP_TRANSPORT_TCP,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointConfig:
+    """What an endpoint is made with. `screen` runs on the PJSIP thread and must not block."""
+
+    listen: HostPort
+    transports: tuple[Transport, ...]
+    rtp_ports: PortRange
+    codecs: tuple[Codec, ...]
+    jitter: JitterPolicy
+    public_address: str | None = None
+    user_agent: str = "Landline"
+    accept_transfers: bool = False
+
+
+class Endpoint:
+    """Start it once in a process. All methods are for the event loop unless they say otherwise."""
+
+    def __init__(
+        self,
+        config: EndpointConfig,
+        *,
+        screen: Callable[[Invite, int], Refusal | None],
+        on_invite: Callable[[Leg, Invite], None],
+        on_refused: Callable[[Invite | None, int, str], None],
+        on_malformed: Callable[[], None],
+    ) -> None:
+        """`screen(invite, other_legs)` decides on an INVITE at once: a Refusal, or None to ring.
+
+        `on_invite` hears of those that ring, `on_refused(invite, status, why)` of the others, also
+        of those that PJSIP refuses by itself, then without an Invite.
+        """
+        self.config = config
+        self.address = config.listen
+        self.max_legs = 0  # how many calls PJSIP can hold at once; known when it has started
+        self._screen = screen
+        self._on_invite = on_invite
+        self._on_refused = on_refused
+        self._on_malformed = on_malformed
+        self._mailbox = Mailbox(asyncio.get_running_loop())
+        self.post = self._mailbox.post  # for any thread
+        self._commands: deque[Callable[[], None]] = deque()
+        self._thread = threading.Thread(target=self._run, name="pjsip", daemon=True)
+        self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._stopping = False
+        self._numbers = itertools.count(1)
+        # Below: PJSIP thread only.
+        self._pj: Any = None
+        self._calls: dict[int, PjCall] = {}
+        self._released: list[PjCall] = []
+        self._accounts: dict[str, Any] = {}
+        self._log_writer: SipLog | None = None
+
+    # -- for the event loop -------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Listen; ConfigError when an address cannot be had."""
+        self._thread.start()
+        await self._started
+
+    async def stop(self) -> None:
+        """End what is left of PJSIP and its thread."""
+        self._stopping = True
+        if self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join)
+
+    async def submit(self, function: Callable[[], _ResultT]) -> _ResultT:
+        """Run `function` on the PJSIP thread; LandlineError for what PJSIP refuses."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[_ResultT] = loop.create_future()
+
+        def command() -> None:
+            try:
+                result = function()
+            except pj.Error as error:
+                self.post(_fail, future, LandlineError(error.reason or error.info(False)))
+            except Exception as error:
+                self.post(_fail, future, error)
+            else:
+                self.post(_resolve, future, result)
+
+        if self._stopping:
+            raise LandlineError("the SIP endpoint has stopped")
+        self._commands.append(command)
+        return await future
+
+    async def dial(
+        self, uri: str, *, account: str, tap: MediaTap, on_event: Callable[..., None]
+    ) -> Leg:
+        """Send an INVITE to `uri`; what becomes of it comes as events."""
+        leg = Leg(self, next(self._numbers))
+        leg.tap, leg.on_event = tap, on_event
+
+        def place() -> None:
+            call = PjCall(self, self._accounts[account], leg)
+            self._calls[leg.number] = call
+            try:
+                call.makeCall(uri, pj.CallOpParam(True))
+            except pj.Error:
+                self._calls.pop(leg.number, None)
+                raise
+
+        await self.submit(place)
+        return leg
+
+    async def add_account(self, name: str, make: Callable[[Any], Any]) -> None:
+        """Add the account that `make(endpoint)` builds on the PJSIP thread."""
+
+        def add() -> None:
+            self._accounts[name] = make(self)
+
+        await self.submit(add)
+
+    async def with_account(self, name: str, operation: Callable[[Any], _ResultT]) -> _ResultT:
+        """Run `operation(account)` on the PJSIP thread."""
+        return await self.submit(lambda: operation(self._accounts[name]))
+
+    # -- for the PJSIP thread -----------------------------------------------------------------
+
+    def call_of(self, leg: Leg) -> PjCall | None:
+        return self._calls.get(leg.number)
+
+    def release(self, leg: Leg) -> None:
+        """Forget a leg that has ended; its object is deleted after the callback has returned."""
+        call = self._calls.pop(leg.number, None)
+        if call is not None:
+            self._released.append(call)
+
+    def guard(self, callback: Callable[[], None]) -> None:
+        """Run the body of a callback: an exception that reached PJSIP would end the process."""
+        try:
+            callback()
+        except pj.Error as error:
+            _log.error("pjsip_refused", operation=error.title, reason=error.reason)
+        except Exception:
+            _log.exception("sip_callback_failed")
+
+    def incoming(self, account: Any, prm: Any) -> None:
+        """An INVITE that PJSIP found well formed."""
+        invite = parse_invite(prm.rdata.wholeMsg, prm.rdata.srcAddress)
+        leg = Leg(self, next(self._numbers))
+        call = PjCall(self, account, leg, prm.callId)
+        others = len(self._calls)
+        self._calls[leg.number] = call
+        refusal = self._screen(invite, others)
+        if refusal is not None:
+            self.post(self._on_refused, invite, refusal.sip_status, refusal.why)
+            call.send_refusal(refusal)
+            return
+        self.post(self._on_invite, leg, invite)
+        call.send_answer(180)
+
+    def leg_for_transfer(self, account: Any) -> tuple[PjCall, Leg]:
+        """A leg on which PJSIP dials where a REFER tells us to."""
+        leg = Leg(self, next(self._numbers))
+        self._calls[leg.number] = call = PjCall(self, account, leg)
+        return call, leg
+
+    def rejected(self, prm: Any) -> None:
+        """An INVITE that PJSIP refused by itself, for example without a common codec."""
+        self.post(self._on_refused, None, int(prm.statusCode), prm.reason)
+
+    @property
+    def contact_host(self) -> str:
+        """The host that our own identity is written with."""
+        return self.config.public_address or self._bound_host() or "localhost"
+
+    # -- the thread ---------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._open()
+        except LandlineError as error:
+            self.post(_fail, self._started, error)
+            self._close()
+            return
+        self.post(_resolve, self._started, None)
+        while not self._stopping:
+            self._run_commands()
+            self._pj.libHandleEvents(_POLL_MS)
+            self._released.clear()
+        self._run_commands()
+        self._close()
+
+    def _run_commands(self) -> None:
+        while self._commands:
+            self._commands.popleft()()
+
+    def _open(self) -> None:
+        self._pj = _PjEndpoint(self)
+        pjsip_library().pj_log_set_level(0)  # until the writer is set, it prints on stdout
+        self._pj.libCreate()
+        self._log_writer = SipLog(lambda: self.post(self._on_malformed))
+        self._pj.libInit(self._pj_config())
+        self.max_legs = int(pjsip_library().pjsua_call_get_max_count())
+        self._pj.audDevManager().setNullDev()
+        self.address = self._open_transports()
+        self._choose_codecs()
+        self._pj.libStart()
+
+    def _pj_config(self) -> Any:
+        config = pj.EpConfig()
+        config.uaConfig.maxCalls = _MORE_LEGS_THAN_FIT
+        config.uaConfig.threadCnt = 0
+        config.uaConfig.userAgent = self.config.user_agent
+        media = config.medConfig
+        media.clockRate = SAMPLE_RATE_HZ
+        media.sndClockRate = SAMPLE_RATE_HZ
+        media.channelCount = 1
+        media.audioFramePtime = FRAME_MS
+        media.noVad = True
+        media.ecTailLen = 0
+        self._log_writer.configure(config.logConfig)  # type: ignore[union-attr]
+        return config
+
+    def _open_transports(self) -> HostPort:
+        listen = self.config.listen
+        for attempt in range(_PORT_ATTEMPTS):
+            opened: list[int] = []
+            port = listen.port
+            try:
+                for transport in self.config.transports:
+                    number = self._pj.transportCreate(
+                        _PJ_TRANSPORTS[transport], self._transport_config(port)
+                    )
+                    opened.append(number)
+                    name = self._pj.transportGetInfo(number).localName
+                    port = int(name.rpartition(":")[2])
+            except pj.Error as error:
+                if listen.port or attempt == _PORT_ATTEMPTS - 1:
+                    raise ConfigError(
+                        f"[sip] listen = {listen}: cannot listen there: {error.reason}; "
+                        "is another program using the port?"
+                    ) from None
+                for number in opened:
+                    self._pj.transportClose(number)
+            else:
+                return HostPort(listen.host, port)
+        raise AssertionError("unreachable")
+
+    def _transport_config(self, port: int) -> Any:
+        config = pj.TransportConfig()
+        config.port = port
+        config.boundAddress = self._bound_host()
+        config.publicAddress = self.config.public_address or ""
+        return config
+
+    def _bound_host(self) -> str:
+        return "" if self.config.listen.host in ("0.0.0.0", "*") else self.config.listen.host
+
+    def media_config(self, config: Any) -> None:
+        """Fill in an AccountMediaConfig."""
+        rtp = config.transportConfig
+        rtp.port = self.config.rtp_ports.first
+        rtp.portRange = self.config.rtp_ports.last - self.config.rtp_ports.first
+        rtp.boundAddress = self._bound_host()
+        rtp.publicAddress = self.config.public_address or ""
+        config.streamKaEnabled = True
+
+    def _choose_codecs(self) -> None:
+        for codec in self._pj.codecEnum2():
+            self._pj.codecSetPriority(codec.codecId, 0)
+        for rank, name in enumerate(self.config.codecs):
+            self._pj.codecSetPriority(_CODEC_IDS[name], 250 - rank)
+
+    def _close(self) -> None:
+        if self._pj is None:
+            return
+        self._calls.clear()
+        self._released.clear()
+        for account in self._accounts.values():
+            account.shutdown()
+        self._accounts.clear()
+        self._pj.libDestroy()
+        self._pj = None
+
+
+class _PjEndpoint(pj.Endpoint):  # type: ignore[misc]
+    def __init__(self, owner: Endpoint) -> None:
+        super().__init__()
+        self._owner = owner
+
+    def onRejectedIncomingCall(self, prm: Any) -> None:  # noqa: N802
+        self._owner.guard(lambda: self._owner.rejected(prm))
+
+
+def _resolve(future: asyncio.Future[Any], result: object) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)

@@ -1,0 +1,107 @@
+"""What happens on the SIP side, as it is told to the event loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from sip_gateway.leg import Leg
+    from sip_gateway.media.jitter import StreamStatistics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invite:
+    """An initial INVITE, before anything was done about it."""
+
+    source_ip: str
+    source_port: int
+    request_user: str
+    caller: str
+    callee: str
+    sip_call_id: str
+    body: str
+    headers: dict[str, str] = field(default_factory=dict)  # those that the conversation may see
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LegConfirmed:
+    """The dialog is up: our 200 was acknowledged, or theirs came."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LegProceeding:
+    """A provisional answer to our INVITE."""
+
+    sip_status: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MediaStarted:
+    codec: str
+    held_by_peer: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DtmfPressed:
+    digit: str
+    duration_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferProgressed:
+    """What the other side says about our REFER (RFC 3515)."""
+
+    sip_status: int
+    reason: str
+    final: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferRequested:
+    """The other side sent a REFER; PJSIP dials the target on `new_leg`."""
+
+    target: str
+    new_leg: Leg
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamClosed:
+    statistics: StreamStatistics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LegEnded:
+    sip_status: int
+    reason: str
+
+
+LegEvent: TypeAlias = (
+    LegConfirmed
+    | LegProceeding
+    | MediaStarted
+    | DtmfPressed
+    | TransferProgressed
+    | TransferRequested
+    | StreamClosed
+    | LegEnded
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistrationChanged:
+    trunk: str
+    registered: bool
+    sip_status: int
+    reason: str
+    expires_s: int
+    registrar_ip: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """The answer to an INVITE that is not taken; `why` is a word for the counter."""
+
+    sip_status: int
+    why: str
+    retry_after_s: int | None = None

@@ -1,0 +1,270 @@
+"""One INVITE dialog and its media, as seen from the event loop.
+
+A `Leg` is a handle: its methods may be used on the event loop only, and its PJSIP object lives and
+dies on the PJSIP thread (see endpoint.py). Callbacks do nothing but post events.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pjsua2 as pj
+import structlog
+
+from services.common.errors import LandlineError
+from sip_gateway import dtmf
+from sip_gateway.events import (
+    DtmfPressed,
+    LegConfirmed,
+    LegEnded,
+    LegEvent,
+    LegProceeding,
+    MediaStarted,
+    Refusal,
+    StreamClosed,
+    TransferProgressed,
+    TransferRequested,
+)
+from sip_gateway.media.jitter import StreamStatistics
+from sip_gateway.media.port import MediaPort, MediaTap
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sip_gateway.endpoint import Endpoint
+
+_log = structlog.get_logger()
+_CODEC_FRAME_MS = 20
+
+
+class LegError(LandlineError):
+    """PJSIP refused an operation, or the leg has ended."""
+
+
+class Leg:
+    """The handle of a leg. `on_event` is called on the event loop."""
+
+    def __init__(self, endpoint: Endpoint, number: int) -> None:
+        self._endpoint = endpoint
+        self.number = number
+        self.tap: MediaTap | None = None
+        self.on_event: Callable[[LegEvent], None] = _log_unexpected
+        self.ended = False
+
+    async def answer(self, sip_status: int = 200) -> None:
+        """Send a provisional or the final answer to their INVITE."""
+        await self._do(lambda call: call.send_answer(sip_status))
+
+    async def refuse(self, refusal: Refusal) -> None:
+        """Send a final answer that is not 2xx."""
+        await self._do(lambda call: call.send_refusal(refusal))
+
+    async def hang_up(self, *, reason: str = "") -> None:
+        """BYE, CANCEL or a refusal, as the state wants; nothing when the leg has ended."""
+        if not self.ended:
+            await self._do(lambda call: call.send_hang_up(reason), ended_is_error=False)
+
+    async def send_dtmf(self, digits: str) -> None:
+        """Queue telephone events; they are sent at 120 ms each."""
+        if not dtmf.valid_digits(digits):
+            raise LegError(f"{digits!r} are not telephone keys; use 0-9 * # A-D")
+        await self._do(lambda call: call.send_keys(digits.upper()))
+
+    async def transfer(self, target: str) -> None:
+        """Send a REFER to `target`; what becomes of it comes as TransferProgressed."""
+        await self._do(lambda call: call.xfer(target, pj.CallOpParam(True)))
+
+    async def hold(self, on: bool) -> None:
+        """Hold the other side by re-INVITE, or take it back."""
+        await self._do(lambda call: call.send_hold(on))
+
+    async def statistics(self) -> StreamStatistics | None:
+        """Of the stream that runs now; None while none does."""
+        statistics: StreamStatistics | None = await self._do(lambda call: call.read_statistics())
+        return statistics
+
+    def deliver(self, event: LegEvent) -> None:
+        """Hand an event to the owner. Called on the event loop."""
+        if isinstance(event, LegEnded):
+            self.ended = True
+        self.on_event(event)
+
+    async def _do(self, operation: Callable[[PjCall], Any], *, ended_is_error: bool = True) -> Any:
+        def on_pjsip_thread() -> Any:
+            call = self._endpoint.call_of(self)
+            if call is None:
+                if ended_is_error:
+                    raise LegError("the call has ended")
+                return None
+            return operation(call)
+
+        return await self._endpoint.submit(on_pjsip_thread)
+
+
+def _log_unexpected(event: LegEvent) -> None:
+    _log.debug("leg_event_without_owner", kind=type(event).__name__)
+
+
+class PjCall(pj.Call):  # type: ignore[misc]
+    """PJSIP's side of a Leg. Every method runs on the PJSIP thread."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        account: Any,
+        leg: Leg,
+        call_id: int = pj.PJSUA_INVALID_ID,
+    ) -> None:
+        super().__init__(account, call_id)
+        self._endpoint = endpoint
+        self._account = account
+        self._leg = leg
+        self._port: MediaPort | None = None
+        self._keys = dtmf.KeyPress()
+        self._confirmed = False
+
+    # -- commands ---------------------------------------------------------------------------
+
+    def send_answer(self, sip_status: int) -> None:
+        parameters = pj.CallOpParam()
+        parameters.statusCode = sip_status
+        self.answer(parameters)
+
+    def send_refusal(self, refusal: Refusal) -> None:
+        parameters = pj.CallOpParam()
+        parameters.statusCode = refusal.sip_status
+        if refusal.retry_after_s is not None:
+            _add_header(parameters, "Retry-After", str(refusal.retry_after_s))
+        self.answer(parameters)  # `hangup` would lose the header
+
+    def send_hang_up(self, reason: str) -> None:
+        parameters = pj.CallOpParam()
+        if reason:  # RFC 3326
+            _add_header(parameters, "Reason", f'SIP;cause=200;text="{reason}"')
+        self.hangup(parameters)
+
+    def send_keys(self, digits: str) -> None:
+        parameters = pj.CallSendDtmfParam()
+        parameters.method = pj.PJSUA_DTMF_METHOD_RFC2833
+        parameters.duration = dtmf.TONE_MS
+        parameters.digits = digits
+        self.sendDtmf(parameters)
+
+    def send_hold(self, on: bool) -> None:
+        parameters = pj.CallOpParam(True)
+        if on:
+            self.setHold(parameters)
+        else:
+            parameters.opt.flag |= pj.PJSUA_CALL_UNHOLD
+            self.reinvite(parameters)
+
+    def read_statistics(self) -> StreamStatistics | None:
+        index = self._active_audio()
+        if index is None:
+            return None
+        return StreamStatistics.read(self.getStreamStat(index), _CODEC_FRAME_MS)
+
+    # -- callbacks --------------------------------------------------------------------------
+
+    def onCallState(self, _prm: Any) -> None:  # noqa: N802
+        self._endpoint.guard(self._state_changed)
+
+    def onCallMediaState(self, _prm: Any) -> None:  # noqa: N802
+        self._endpoint.guard(self._media_changed)
+
+    def onStreamPreCreate(self, prm: Any) -> None:  # noqa: N802
+        self._endpoint.guard(lambda: self._endpoint.config.jitter.apply(prm.streamInfo))
+
+    def onStreamDestroyed(self, prm: Any) -> None:  # noqa: N802
+        self._endpoint.guard(lambda: self._stream_destroyed(prm.streamIdx))
+
+    def onDtmfEvent(self, prm: Any) -> None:  # noqa: N802
+        self._endpoint.guard(lambda: self._dtmf_event(prm))
+
+    def onCallTransferStatus(self, prm: Any) -> None:  # noqa: N802
+        self._post(
+            TransferProgressed(
+                sip_status=int(prm.statusCode), reason=prm.reason, final=bool(prm.finalNotify)
+            )
+        )
+
+    def onCallTransferRequest(self, prm: Any) -> None:  # noqa: N802
+        self._endpoint.guard(lambda: self._transfer_requested(prm))
+
+    def _state_changed(self) -> None:
+        info = self.getInfo()
+        if info.state == pj.PJSIP_INV_STATE_EARLY and info.role == pj.PJSIP_ROLE_UAC:
+            self._post(LegProceeding(sip_status=int(info.lastStatusCode)))
+        elif info.state == pj.PJSIP_INV_STATE_CONFIRMED and not self._confirmed:
+            self._confirmed = True
+            self._post(LegConfirmed())
+        elif info.state == pj.PJSIP_INV_STATE_DISCONNECTED:
+            self._post(LegEnded(sip_status=int(info.lastStatusCode), reason=info.lastReason))
+            self._endpoint.release(self._leg)
+
+    def _media_changed(self) -> None:
+        info = self.getInfo()  # held in a variable: its media list points into it
+        for media in info.media:
+            if media.type != pj.PJMEDIA_TYPE_AUDIO:
+                continue
+            held_by_peer = media.status == pj.PJSUA_CALL_MEDIA_REMOTE_HOLD
+            if media.status == pj.PJSUA_CALL_MEDIA_ACTIVE:
+                self._connect(media.index)
+            if held_by_peer or media.status == pj.PJSUA_CALL_MEDIA_ACTIVE:
+                self._post(MediaStarted(codec=self._codec(media.index), held_by_peer=held_by_peer))
+            return
+
+    def _connect(self, index: int) -> None:
+        if self._leg.tap is None:
+            return
+        if self._port is None:
+            self._port = MediaPort(f"leg-{self._leg.number}", self._leg.tap)
+        audio = self.getAudioMedia(index)
+        audio.startTransmit(self._port)
+        self._port.startTransmit(audio)
+
+    def _codec(self, index: int) -> str:
+        stream = self.getStreamInfo(index)
+        # G.722 runs at 16 kHz but its RTP clock says 8000 (RFC 3551, 4.5.2).
+        rate_hz = 8000 if stream.codecName.upper() == "G722" else stream.codecClockRate
+        return f"{stream.codecName}/{rate_hz}"
+
+    def _stream_destroyed(self, index: int) -> None:
+        statistics = StreamStatistics.read(self.getStreamStat(index), _CODEC_FRAME_MS)
+        self._post(StreamClosed(statistics=statistics))
+
+    def _dtmf_event(self, prm: Any) -> None:
+        flags = int(prm.flags)
+        ends = bool(flags & pj.PJMEDIA_STREAM_DTMF_IS_END)
+        begins = not flags & (pj.PJMEDIA_STREAM_DTMF_IS_UPDATE | pj.PJMEDIA_STREAM_DTMF_IS_END)
+        for digit, duration_ms in self._keys.update(
+            prm.digit, int(prm.duration), begins=begins, ends=ends
+        ):
+            self._post(DtmfPressed(digit=digit, duration_ms=duration_ms))
+
+    def _transfer_requested(self, prm: Any) -> None:
+        if not self._endpoint.config.accept_transfers:
+            prm.statusCode = pj.PJSIP_SC_FORBIDDEN
+            return
+        prm.statusCode = pj.PJSIP_SC_ACCEPTED
+        prm.newCall, new_leg = self._endpoint.leg_for_transfer(self._account)
+        self._post(TransferRequested(target=prm.dstUri, new_leg=new_leg))
+
+    def _active_audio(self) -> int | None:
+        info = self.getInfo()
+        for media in info.media:
+            if media.type == pj.PJMEDIA_TYPE_AUDIO and media.status in (
+                pj.PJSUA_CALL_MEDIA_ACTIVE,
+                pj.PJSUA_CALL_MEDIA_REMOTE_HOLD,
+            ):
+                return int(media.index)
+        return None
+
+    def _post(self, event: LegEvent) -> None:
+        self._endpoint.post(self._leg.deliver, event)
+
+
+def _add_header(parameters: Any, name: str, value: str) -> None:
+    header = pj.SipHeader()
+    header.hName, header.hValue = name, value
+    parameters.txOption.headers.append(header)

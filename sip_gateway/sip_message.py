@@ -1,0 +1,52 @@
+"""Reads what the gateway needs out of a SIP request (RFC 3261)."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote
+
+from sip_gateway.events import Invite
+
+_USER = re.compile(r"<?(?:sips?|tel):([^@;>?\s]+)", re.IGNORECASE)
+_COMPACT = {"f": "from", "t": "to", "i": "call-id", "m": "contact", "c": "content-type"}
+_PASSED_ON = ("diversion", "p-asserted-identity")
+_LONGEST_VALUE = 512
+_MOST_HEADERS = 32
+
+
+def parse_invite(message: str, source: str) -> Invite:
+    """An Invite from the whole text of a request and its source as `ip:port`."""
+    head, _, body = message.replace("\r\n", "\n").partition("\n\n")
+    request_line, *lines = _unfold(head).split("\n")
+    headers: dict[str, str] = {}
+    passed_on: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        key = name.strip().lower()
+        key = _COMPACT.get(key, key)
+        headers.setdefault(key, value.strip())
+        if (key.startswith("x-") or key in _PASSED_ON) and len(passed_on) < _MOST_HEADERS:
+            passed_on.setdefault(name.strip(), value.strip()[:_LONGEST_VALUE])
+    request_uri = request_line.split(" ")[1] if request_line.count(" ") >= 2 else ""
+    ip, _, port = source.rpartition(":")
+    return Invite(
+        source_ip=ip.strip("[]"),
+        source_port=int(port) if port.isdecimal() else 0,
+        request_user=_user(request_uri),
+        caller=_user(headers.get("from", "")),
+        callee=_user(headers.get("to", "")) or _user(request_uri),
+        sip_call_id=headers.get("call-id", ""),
+        body=body,
+        headers=passed_on,
+    )
+
+
+def _user(text: str) -> str:
+    match = _USER.search(text)
+    if match is None or ("@" not in text and "tel:" not in text.lower()):
+        return ""
+    return unquote(match[1].partition(":")[0])
+
+
+def _unfold(head: str) -> str:
+    return re.sub(r"\n[ \t]+", " ", head)

@@ -1,0 +1,34 @@
+"""The gateway's counters."""
+
+from __future__ import annotations
+
+from services.common.metrics import Counter, Gauge
+
+CALLS = Counter(
+    "landline_sip_calls", "Calls that were taken, by how they ended", ["result", "reason"]
+)
+REFUSED = Counter("landline_sip_refused", "INVITEs that were refused", ["reason"])
+MALFORMED = Counter("landline_sip_malformed", "Datagrams that are not SIP")
+ACTIVE = Gauge("landline_sip_active_calls", "Calls in progress")
+REGISTERED = Gauge("landline_sip_registered", "1 while the trunk is registered", ["trunk"])
+REGISTRATION_FAILURES = Counter(
+    "landline_sip_registration_failures", "Registrations that failed", ["trunk", "sip_status"]
+)
+TRANSFERS = Counter("landline_sip_transfers", "Transfers asked for, by outcome", ["outcome"])
+PLAYOUT_UNDERRUNS = Counter(
+    "landline_sip_playout_underruns", "Gaps inside a piece of speech: it came too slowly"
+)
+PLAYOUT_DROPPED = Counter(
+    "landline_sip_playout_dropped_bytes", "Agent audio that did not fit into the queue"
+)
+UPLINK_DROPPED = Counter(
+    "landline_sip_uplink_dropped_frames", "Caller audio that the agent was too slow to take"
+)
+JITTER_DISCARDS = Counter(
+    "landline_sip_jitter_discards", "Packets that came too late for the jitter buffer"
+)
+JITTER_EMPTIES = Counter(
+    "landline_sip_jitter_empties", "Times at which the jitter buffer had nothing to give"
+)
+RECORDER_DROPPED = Counter("landline_sip_recorder_dropped_frames", "Frames that were not recorded")
+RECORDER_ERRORS = Counter("landline_sip_recorder_errors", "Recordings that failed")

@@ -1,0 +1,157 @@
+"""One process, one PJSIP endpoint, and the few calls that fit into it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import structlog
+
+from services.common import metrics
+from services.common.errors import ConfigError
+from sip_gateway import accounts, telemetry
+from sip_gateway.admission import Admission
+from sip_gateway.agent_client import AgentClient
+from sip_gateway.call import Call, CallContext, CallResult
+from sip_gateway.config import TrunkKind
+from sip_gateway.endpoint import Endpoint, EndpointConfig
+from sip_gateway.media.jitter import JitterPolicy
+from sip_gateway.registration import Registration
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from services.common.addresses import HostPort
+    from services.common.clock import Clock
+    from services.common.config import TlsConfig
+    from sip_gateway.config import SipConfig
+    from sip_gateway.events import Invite
+    from sip_gateway.leg import Leg
+
+_log = structlog.get_logger()
+_LAST_CALLS_S = 5.0
+
+
+class Worker:
+    """Takes calls from `start` to `stop`."""
+
+    def __init__(
+        self,
+        config: SipConfig,
+        *,
+        data_dir: Path,
+        region: str,
+        tls: TlsConfig | None,
+        clock: Clock,
+    ) -> None:
+        self._config = config
+        self._admission = Admission(config.trunks)
+        self._agents = AgentClient(config.agent, tls, timeout_ms=config.agent_timeout_ms)
+        self._endpoint = Endpoint(
+            _endpoint_config(config),
+            screen=self._admission.decide,
+            on_invite=self._on_invite,
+            on_refused=_on_refused,
+            on_malformed=telemetry.MALFORMED.inc,
+        )
+        self._context = CallContext(
+            config=config,
+            agents=self._agents,
+            recordings=data_dir / "recordings" if config.recording else None,
+            region=region,
+            clock=clock,
+            post=self._endpoint.post,
+        )
+        self._calls: dict[asyncio.Task[object], Call] = {}
+        self._registrations = [
+            Registration(trunk, self._endpoint, self._admission)
+            for trunk in config.trunks
+            if trunk.kind is TrunkKind.REGISTRATION
+        ]
+
+    @property
+    def address(self) -> HostPort:
+        """Where it really listens."""
+        return self._endpoint.address
+
+    async def start(self) -> None:
+        """Listen, and begin to register; ConfigError when an address cannot be had."""
+        if not self._config.trunks:
+            _log.warning("no_trunks", effect="every call will be refused with 403")
+        if self._config.metrics is not None:
+            _serve_metrics(self._config.metrics)
+        await self._endpoint.start()
+        self._admission.limit = self._endpoint.max_legs - 1
+        await self._endpoint.add_account(accounts.LOCAL, accounts.local_account())
+        for registration in self._registrations:
+            await registration.start()
+        _log.info("ready", listen=str(self.address), conversations=self._admission.limit)
+
+    async def stop(self) -> None:
+        """Refuse new calls, end the live ones, unregister and leave nothing behind."""
+        self._admission.stopping = True
+        for call in self._calls.values():
+            call.end(CallResult.FAILED, "gateway_stopped")
+        if self._calls:
+            await asyncio.wait(self._calls, timeout=_LAST_CALLS_S)
+        await asyncio.gather(*(registration.stop() for registration in self._registrations))
+        await self._endpoint.stop()
+        await self._agents.close()
+
+    def _on_invite(self, leg: Leg, invite: Invite) -> None:
+        trunk = self._admission.trunk_of(invite)
+        assert trunk is not None  # `screen` has let it pass
+        call = Call(leg, invite, trunk, self._context)
+        task: asyncio.Task[object] = asyncio.create_task(call.run(), name=call.call_id)
+        self._calls[task] = call
+        telemetry.ACTIVE.set(len(self._calls))
+        task.add_done_callback(self._on_call_done)
+
+    def _on_call_done(self, task: asyncio.Task[object]) -> None:
+        del self._calls[task]
+        telemetry.ACTIVE.set(len(self._calls))
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("call_task_failed", exc_info=task.exception())
+
+
+def _on_refused(invite: Invite | None, sip_status: int, why: str) -> None:
+    """Count a refusal; those of PJSIP itself come without an Invite and with a SIP reason."""
+    reason = why if invite is not None else _PJSIP_REASONS.get(sip_status, "pjsip")
+    telemetry.REFUSED.labels(reason).inc()
+    _log.warning(
+        "call_refused",
+        sip_status=sip_status,
+        reason=reason,
+        detail=why,
+        source=invite.source_ip if invite else "",
+    )
+
+
+_PJSIP_REASONS = {
+    400: "bad_sdp",
+    415: "not_sdp",
+    420: "bad_extension",
+    486: "no_slot",
+    488: "no_common_codec",
+}
+
+
+def _endpoint_config(config: SipConfig) -> EndpointConfig:
+    return EndpointConfig(
+        listen=config.listen,
+        transports=tuple(config.transports),
+        rtp_ports=config.rtp_ports,
+        codecs=tuple(config.codecs),
+        jitter=JitterPolicy(max_ms=config.jitter_buffer_max_ms),
+        public_address=config.public_address,
+    )
+
+
+def _serve_metrics(address: HostPort) -> None:
+    try:
+        port = metrics.serve(address)
+    except OSError as error:
+        raise ConfigError(
+            f"[sip] metrics = {address}: cannot listen there: {error.strerror}"
+        ) from None
+    _log.info("metrics", listen=f"{address.host}:{port}")

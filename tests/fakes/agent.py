@@ -1,0 +1,158 @@
+"""A conversation that a test drives by hand: a real gRPC server, one object for each call."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import grpc.aio
+from landline.agent.v1 import agent_pb2 as pb
+from landline.agent.v1 import agent_pb2_grpc
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+WAIT_S = 8.0
+
+
+class FakeCall:
+    """One call as the agent sees it. `audio` is what the caller said so far."""
+
+    def __init__(self, started: pb.CallStarted) -> None:
+        self.started = started
+        self.events: list[pb.ConverseRequest] = []
+        self.audio = bytearray()
+        self.first_samples: list[int] = []
+        self._changed = asyncio.Event()
+        self._commands: asyncio.Queue[pb.ConverseResponse | None] = asyncio.Queue()
+
+    # -- commands -------------------------------------------------------------------------------
+
+    def play(self, mark: str, pcm: bytes, *, last: bool = True) -> None:
+        self._send(play=pb.PlayAudio(mark=mark, pcm=pcm, last=last))
+
+    def clear(self, clear_id: str) -> None:
+        self._send(clear=pb.Clear(clear_id=clear_id))
+
+    def duck(self, gain: float, ramp_ms: int) -> None:
+        self._send(duck=pb.Duck(gain=gain, ramp_ms=ramp_ms))
+
+    def transfer(self, target: str, *, after_playout: bool = False) -> None:
+        self._send(transfer=pb.Transfer(target=target, after_playout=after_playout))
+
+    def send_dtmf(self, digits: str) -> None:
+        self._send(send_dtmf=pb.SendDtmf(digits=digits))
+
+    def hold(self, on: bool) -> None:
+        self._send(hold=pb.Hold(on=on))
+
+    def hang_up(self, reason: str = "goodbye", *, after_playout: bool = False) -> None:
+        self._send(
+            hang_up=pb.HangUp(result="completed", reason=reason, after_playout=after_playout)
+        )
+
+    def close(self) -> None:
+        """End the stream from the agent's side."""
+        self._commands.put_nowait(None)
+
+    # -- what happened --------------------------------------------------------------------------
+
+    def all(self, kind: str) -> list[Any]:
+        """Every event of a kind so far, such as `played` or `dtmf`."""
+        return [getattr(event, kind) for event in self.events if event.HasField(kind)]
+
+    async def wait_for(
+        self,
+        kind: str,
+        accept: Callable[[Any], bool] = lambda _event: True,
+        *,
+        timeout_s: float = WAIT_S,
+    ) -> Any:
+        """The first event of a kind that `accept` takes; TimeoutError with what came instead."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    found = next((event for event in self.all(kind) if accept(event)), None)
+                    if found is not None:
+                        return found
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            raise TimeoutError(f"no such {kind}; there were {self.all(kind)}") from None
+
+    async def hear(self, seconds: float) -> bytes:
+        """The next `seconds` of the caller's audio."""
+        begin = len(self.audio)
+        size = int(seconds * 32_000)
+        async with asyncio.timeout(seconds + WAIT_S):
+            while len(self.audio) < begin + size:
+                self._changed.clear()
+                await self._changed.wait()
+        return bytes(self.audio[begin : begin + size])
+
+    async def ended(self) -> pb.CallEnded:
+        return await self.wait_for("ended")
+
+    # -- the server's side ----------------------------------------------------------------------
+
+    def _send(self, **command: Any) -> None:
+        self._commands.put_nowait(pb.ConverseResponse(**command))
+
+    def take(self, request: pb.ConverseRequest) -> None:
+        if request.HasField("audio"):
+            self.audio += request.audio.pcm
+            self.first_samples.append(request.audio.first_sample)
+        else:
+            self.events.append(request)
+        self._changed.set()
+
+    async def commands(self) -> AsyncIterator[pb.ConverseResponse]:
+        while (command := await self._commands.get()) is not None:
+            yield command
+
+
+class FakeAgent(agent_pb2_grpc.ConversationServicer):
+    """Listens on a free loopback port; each call that comes is handed to `next_call`."""
+
+    def __init__(self) -> None:
+        self.calls: asyncio.Queue[FakeCall] = asyncio.Queue()
+        self.taken = 0
+        self.accepts = True  # False: never answers a stream
+        self.auto_play: bytes = b""  # played to each call at once
+        self._server = grpc.aio.server()
+        self.port = 0
+
+    async def start(self) -> None:
+        agent_pb2_grpc.add_ConversationServicer_to_server(self, self._server)
+        self.port = self._server.add_insecure_port("127.0.0.1:0")
+        await self._server.start()
+
+    async def stop(self, grace_s: float = 0.0) -> None:
+        await self._server.stop(grace_s)
+
+    async def next_call(self) -> FakeCall:
+        return await asyncio.wait_for(self.calls.get(), WAIT_S)
+
+    async def Converse(  # noqa: N802 - named by the protocol
+        self, request_iterator: AsyncIterator[pb.ConverseRequest], context: Any
+    ) -> AsyncIterator[pb.ConverseResponse]:
+        call = FakeCall((await anext(request_iterator)).started)
+        if not self.accepts:
+            await asyncio.Event().wait()
+        await context.send_initial_metadata(())
+        self.taken += 1
+        self.calls.put_nowait(call)
+        if self.auto_play:
+            call.play("auto", self.auto_play)
+        reader = asyncio.create_task(self._read(call, request_iterator))
+        try:
+            async for command in call.commands():
+                yield command
+        finally:
+            reader.cancel()
+
+    @staticmethod
+    async def _read(call: FakeCall, requests: AsyncIterator[pb.ConverseRequest]) -> None:
+        async for request in requests:
+            call.take(request)
+        call.close()
