@@ -6,6 +6,7 @@ the scripted engine gets its intents and slots.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from enum import StrEnum
 from pathlib import Path
@@ -22,24 +23,25 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 COMMAND_SET = "command"
+ANSWERS_SET = "answers"
 YES_SET = "yes"
 NO_SET = "no"
 YES_NO_SLOT = "yes_no"
 _DIGIT_SET = "one_digit"
-_DIGIT_WORDS = [
-    "zero",
-    "oh",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-]
-_YES = (
+DIGITS = {
+    "zero": "0",
+    "oh": "0",
+    "one": "1",
+    "two": "2",
+    "three": "3",
+    "four": "4",
+    "five": "5",
+    "six": "6",
+    "seven": "7",
+    "eight": "8",
+    "nine": "9",
+}
+YES_PHRASES = (
     "yes",
     "yes please",
     "yeah",
@@ -50,8 +52,8 @@ _YES = (
     "sure",
     "ok",
 )
-_NO = ("no", "nope", "no thanks", "no thank you", "wrong", "that is wrong", "that's wrong")
-_CORRECTION = "[no] [actually|sorry] [i (mean|meant|said)|make it|make that|rather]"
+NO_PHRASES = ("no", "nope", "no thanks", "no thank you", "wrong", "that is wrong", "that's wrong")
+CORRECTION = "[no] [actually|sorry] [i (mean|meant|said)|make it|make that|rather]"
 
 
 class SlotKind(StrEnum):
@@ -72,6 +74,7 @@ class Slot(Section):
 
     kind: SlotKind = SlotKind.CHOICE
     ask: str
+    help: str = ""  # added to the question when the answer was not understood
     values: dict[str, list[str]] = Field(default_factory=dict)  # value -> ways to say it
     length: int | None = None  # digits: how many
 
@@ -93,6 +96,8 @@ class Intent(Section):
     tool: str | None = None
     transfer: str | None = None
     hang_up: bool = False
+    drop: bool = False  # give up what is being done
+    about: str = ""  # what it is called when the conversation comes back to it
     reply: str | None = None  # may use {slot}
     replies: dict[str, str] = Field(
         default_factory=dict
@@ -146,7 +151,15 @@ class Speech(Section):
 
     disclosure: str  # said first; cannot be interrupted
     greeting: str
-    not_understood: list[str] = Field(min_length=1)
+    help: str = ""  # what can be said
+    not_understood: list[str] = Field(min_length=1)  # the first time, the second time, ...
+    offer_person: str = "Shall I connect you to a person?"
+    how_can_i_help: str = "What can I do for you?"
+    anything_else: str = "Is there anything else?"
+    what_to_change: str = "What would you like to change?"
+    dropped: str = "All right, I leave it as it is."
+    resume: str = "Back to {about}."
+    failed: str = "I am sorry, that did not work."
     still_there: str = "Are you still there?"
     goodbye: str = "Goodbye."
     apology: str = "I am sorry, I have a technical problem. Please call again later."
@@ -162,6 +175,7 @@ class AgentFile(Section):
     prompt: str
     speech: Speech
     slots: dict[str, Slot] = Field(default_factory=dict)
+    answers: list[str] = Field(default_factory=list)  # several slots in one answer
     intents: dict[str, Intent] = Field(default_factory=dict)
     tools: dict[str, Tool] = Field(default_factory=dict)
     transfers: dict[str, TransferTarget] = Field(default_factory=dict)
@@ -200,16 +214,20 @@ def phrase_sets(agent: AgentFile) -> tuple[PhraseSet, ...]:
     """All that can be said to this agent.
 
     For each slot `slot_NAME` (the value itself) and `answer_NAME` (the value as an answer or a
-    correction); `yes`, `no`; and `command`, which is every intent.
+    correction); `answers`, several of them at once; `yes`, `no`; and `command`, which is every
+    intent.
     """
     sets = [
-        PhraseSet(name=YES_SET, phrases=_YES),
-        PhraseSet(name=NO_SET, phrases=_NO),
-        PhraseSet(name=_DIGIT_SET, phrases=tuple(_DIGIT_WORDS)),
+        PhraseSet(name=YES_SET, phrases=YES_PHRASES),
+        PhraseSet(name=NO_SET, phrases=NO_PHRASES),
+        PhraseSet(name=_DIGIT_SET, phrases=tuple(DIGITS)),
     ]
     for name, slot in agent.slots.items():
         sets.append(_slot_set(name, slot))
-        sets.append(PhraseSet(name=f"answer_{name}", phrases=(f"{_CORRECTION} <slot_{name}>",)))
+        sets.append(PhraseSet(name=f"answer_{name}", phrases=(f"{CORRECTION} <slot_{name}>",)))
+    if agent.answers:
+        said = tuple(f"{CORRECTION} {slot_references(answer)}" for answer in agent.answers)
+        sets.append(PhraseSet(name=ANSWERS_SET, phrases=said))
     command = tuple(slot_references(say) for intent in agent.intents.values() for say in intent.say)
     if command:
         sets.append(PhraseSet(name=COMMAND_SET, phrases=command))
@@ -227,12 +245,14 @@ def expected_sets(agent: AgentFile, slots: tuple[str, ...]) -> tuple[str, ...]:
     if YES_NO_SLOT in slots:
         # "No, at ten": what was asked to be confirmed may be corrected in the same breath.
         names += [f"answer_{name}" for name in agent.slots if f"answer_{name}" not in names]
+    if agent.answers and slots:
+        names.append(ANSWERS_SET)
     return tuple(names)
 
 
 def is_yes(text: str) -> bool:
     """Whether this is a plain yes, with nothing added that might change what was asked."""
-    return text.strip().lower() in _YES
+    return text.strip().lower() in YES_PHRASES
 
 
 def slot_references(say: str) -> str:
@@ -255,34 +275,50 @@ def _slot_set(name: str, slot: Slot) -> PhraseSet:
 
 def _problems(agent: AgentFile) -> Iterator[str]:
     yield from _phrase_problems(agent)
+    keys: dict[str, str] = {}
     for name, intent in agent.intents.items():
-        where = f"intents.{name}"
-        outcomes = [intent.reply, intent.tool, intent.transfer, intent.hang_up or None]
-        if all(outcome is None for outcome in outcomes):
-            yield f"{where}: needs a reply, tool, transfer or hang_up"
-        yield from _unknown(where, intent.needs, agent.slots, "slot")
-        yield from _unknown(where, [intent.tool], agent.tools, "tool")
-        yield from _unknown(where, [intent.transfer], agent.transfers, "transfer")
+        yield from _intent_problems(agent, f"intents.{name}", intent)
+        if intent.key is not None:
+            if not re.fullmatch(r"[0-9*#]", intent.key):
+                yield f"intents.{name}: key {intent.key!r} is not on a telephone"
+            if intent.key in keys:
+                yield f"intents.{name}: key {intent.key} already means {keys[intent.key]}"
+            keys.setdefault(intent.key, name)
     if agent.identity is not None:
         yield from _unknown("identity", [agent.identity.slot], agent.slots, "slot")
         yield from _unknown("identity", [agent.identity.tool], agent.tools, "tool")
 
 
+def _intent_problems(agent: AgentFile, where: str, intent: Intent) -> Iterator[str]:
+    outcomes = [intent.reply, intent.tool, intent.transfer, intent.hang_up or intent.drop or None]
+    if all(outcome is None for outcome in outcomes):
+        yield f"{where}: needs a reply, tool, transfer, hang_up or drop"
+    if intent.tool is not None and intent.reply is None and "ok" not in intent.replies:
+        yield f"{where}: needs a reply or replies.ok: what is said when {intent.tool} is done"
+    yield from _unknown(where, intent.needs, agent.slots, "slot")
+    yield from _unknown(where, [intent.tool], agent.tools, "tool")
+    yield from _unknown(where, [intent.transfer], agent.transfers, "transfer")
+    for status, slots in intent.clears.items():
+        yield from _unknown(f"{where}: clears.{status}", slots, agent.slots, "slot")
+
+
 def _phrase_problems(agent: AgentFile) -> Iterator[str]:
     said = [(f"intents.{name}", say) for name, item in agent.intents.items() for say in item.say]
-    said += [
-        (f"slots.{name}", way)
-        for name, slot in agent.slots.items()
-        for ways in slot.values.values()
-        for way in ways
-    ]
+    said += [("answers", answer) for answer in agent.answers]
     for where, phrase in said:
-        try:
-            names = phrases.references(phrases.parse(phrase))
-        except phrases.PhraseError as error:
-            yield f"{where}: {error}"
-        else:
-            yield from _unknown(where, sorted(names), agent.slots, "slot")
+        yield from _reference_problems(where, phrase, agent.slots)
+    for name, slot in agent.slots.items():
+        for way in (way for ways in slot.values.values() for way in ways):
+            yield from _reference_problems(f"slots.{name}", way, {})
+
+
+def _reference_problems(where: str, phrase: str, slots: dict[str, Slot]) -> Iterator[str]:
+    try:
+        names = phrases.references(phrases.parse(phrase))
+    except phrases.PhraseError as error:
+        yield f"{where}: {error}"
+    else:
+        yield from _unknown(where, sorted(names), slots, "slot")
 
 
 def _unknown(where: str, names: list[Any], known: dict[str, Any], what: str) -> Iterator[str]:
