@@ -1,0 +1,1 @@
+"""Speech to text: one gRPC stream per call, engines behind a protocol."""
