@@ -6,12 +6,14 @@ Each command imports what it needs when it runs, so that the small ones stay qui
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import shutil
 import signal
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -22,6 +24,10 @@ from services.common.errors import ConfigError, LandlineError
 from services.common.process import EXIT_CONFIG
 from services.stack import state_path
 
+if TYPE_CHECKING:
+    from services.audit.records import Event
+
+EXIT_TAMPERED = 3
 app = typer.Typer(
     help="Phone voice agents that run wholly on your own machines.",
     no_args_is_help=True,
@@ -154,6 +160,99 @@ def call(
         voice=voice,
     )
     asyncio.run(terminal.run(settings, _show))
+
+
+@app.command()
+def calls(
+    call_id: Annotated[
+        str | None, typer.Argument(help="One call: its transcript and delays.")
+    ] = None,
+    config_path: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """List the calls on record, or show one.
+
+    Example: landline calls --json | jq '.[] | select(.result != "completed")'
+    """
+    from services.audit import reader
+
+    path = _journal(config_path)
+    if call_id is not None:
+        _show_call(reader.events_of(path, call_id), call_id, as_json=as_json)
+        return
+    found = reader.calls(path)
+    if as_json:
+        print(json.dumps([dataclasses.asdict(item) for item in found]))
+        return
+    table = Table(
+        "call", "started (UTC)", "caller", "agent", "seconds", "turns", "result", "reason"
+    )
+    for item in found:
+        started = datetime.fromtimestamp(item.started_unix_ms / 1000, UTC)
+        table.add_row(
+            item.call_id,
+            f"{started:%Y-%m-%d %H:%M:%S}",
+            item.caller,
+            item.agent,
+            f"{item.duration_ms / 1000:.1f}",
+            str(item.turns),
+            item.result,
+            item.reason,
+        )
+    console.print(table)
+
+
+def _show_call(events: list[Event], call_id: str, *, as_json: bool) -> None:
+    from services.audit.transcripts import readable
+    from services.eval.watch import JournalEvent, describe
+
+    if not events:
+        raise LandlineError(f"there is no call {call_id} on record")
+    if as_json:
+        print(json.dumps([dataclasses.asdict(event) for event in events]))
+        return
+    for event in events:
+        line = describe(JournalEvent(event.call_id, event.type, event.fields))
+        if line is not None:
+            console.print(f"{readable(event)[:8]}", style="dim", end="")
+            _show(*line)
+
+
+@audit.command()
+def verify(
+    journal: Annotated[
+        Path | None, typer.Argument(help="A journal; left out: the one of landline.toml.")
+    ] = None,
+    config_path: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Check the hash chain of the journal from its first record to its last.
+
+    Exit code 0: unbroken. 1: it cannot be read. 3: it has been tampered with or is damaged.
+    """
+    from services.audit.verify import verify_file
+
+    path = journal or _journal(config_path)
+    try:
+        verdict = verify_file(path)
+    except OSError as error:
+        raise LandlineError(f"cannot read {path}: {error.strerror}") from error
+    if as_json:
+        print(json.dumps({"journal": str(path), **dataclasses.asdict(verdict)}))
+    elif verdict.ok:
+        console.print(f"{path}: {verdict.records} records, unbroken; head {verdict.head}")
+    else:
+        errors.print(f"{path}: BROKEN at line {verdict.line}: {verdict.reason}", style="red")
+        errors.print(f"{verdict.records} records before it are unbroken")
+    if not verdict.ok:
+        raise typer.Exit(EXIT_TAMPERED)
+
+
+def _journal(config_path: Path) -> Path:
+    path = config.load(config_path).shared.data_dir / "audit" / "journal.jsonl"
+    if not path.exists():
+        raise LandlineError(f"there is no journal at {path} yet")
+    return path
 
 
 def _show(who: str, what: str) -> None:

@@ -1,0 +1,72 @@
+"""Calls as the journal tells them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from services.audit.records import RecordError, parse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from services.audit.records import Event
+
+
+@dataclass(slots=True, kw_only=True)
+class CallSummary:
+    """One call. `result` is "running" until its end is on record."""
+
+    call_id: str
+    started_unix_ms: int
+    caller: str
+    agent: str
+    trunk: str
+    duration_ms: int = 0
+    turns: int = 0
+    result: str = "running"
+    reason: str = ""
+    recording_path: str = ""
+
+
+def events(journal: Path) -> Iterator[Event]:
+    """Every event in order, as far as the journal can be read; RecordError where it cannot.
+
+    A last line that is still being written is left out.
+    """
+    with journal.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield parse(line).event
+            except RecordError as error:
+                raise RecordError(f"line {number}: {error}") from error
+
+
+def calls(journal: Path) -> list[CallSummary]:
+    """All calls, the oldest first."""
+    found: dict[str, CallSummary] = {}
+    for event in events(journal):
+        fields: dict[str, Any] = event.fields
+        if event.type == "call_started":
+            found[event.call_id] = CallSummary(
+                call_id=event.call_id,
+                started_unix_ms=event.time_unix_ms,
+                caller=fields.get("caller", ""),
+                agent=fields.get("agent", ""),
+                trunk=fields.get("trunk", ""),
+            )
+        elif event.type == "call_ended" and (call := found.get(event.call_id)) is not None:
+            call.duration_ms = fields.get("duration_ms", 0)
+            call.turns = fields.get("turns", 0)
+            call.result = fields.get("result", "")
+            call.reason = fields.get("reason", "")
+            call.recording_path = fields.get("recording_path", "")
+    return list(found.values())
+
+
+def events_of(journal: Path, call_id: str) -> list[Event]:
+    """Every event of one call."""
+    return [event for event in events(journal) if event.call_id == call_id]

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from services.audit import reader
+from services.audit.journal import Journal
+from services.audit.records import Event
+from services.audit.service import AuditService, EventRefusedError
+from services.audit.transcripts import Transcripts
+from services.audit.verify import verify_file
+from services.common.clock import ManualClock
+
+
+@pytest.fixture
+async def service(tmp_path: Path) -> AsyncIterator[AuditService]:
+    journal = Journal(tmp_path / "journal.jsonl", writer="w", clock=ManualClock(), fsync=False)
+    made = AuditService(journal, Transcripts(tmp_path / "transcripts"))
+    running = asyncio.create_task(made.run())
+    yield made
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    journal.close()
+
+
+def event(type_: str, call_id: str = "c1", **fields: object) -> Event:
+    return Event(type=type_, time_unix_ms=1_700_000_000_000, call_id=call_id, fields=fields)
+
+
+async def test_requests_that_wait_together_keep_their_order_and_their_receipts(
+    service: AuditService, tmp_path: Path
+) -> None:
+    receipts = await asyncio.gather(
+        *(
+            service.record([event("caller_said", text=str(n)), event("agent_said")])
+            for n in range(50)
+        )
+    )
+    assert [receipt.last_sequence for receipt in receipts] == list(range(1, 101, 2))
+    verdict = verify_file(tmp_path / "journal.jsonl")
+    assert verdict.ok
+    assert verdict.head == receipts[-1].head
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        event("Not A Type"),
+        event("caller_said", call_id="../../etc/passwd"),
+        event("caller_said", value=float("inf")),
+    ],
+)
+async def test_what_is_no_event_is_refused_and_nothing_of_it_written(
+    service: AuditService, tmp_path: Path, wrong: Event
+) -> None:
+    with pytest.raises(EventRefusedError):
+        await service.record([event("caller_said"), wrong])
+    assert verify_file(tmp_path / "journal.jsonl").records == 0
+
+
+async def test_a_call_gets_a_transcript_and_a_summary(
+    service: AuditService, tmp_path: Path
+) -> None:
+    await service.record(
+        [
+            event("call_started", caller="alice", agent="clinic", trunk="pbx"),
+            event("agent_said", text="Hello.", complete=True),
+            event("caller_said", text="", rejected=True, rejected_text="a cow"),
+            event("agent_said", text="Sorry, I did", complete=False),
+            event("turn_measured", total_ms=400),
+            event(
+                "call_ended", result="completed", reason="caller_hung_up", duration_ms=9, turns=1
+            ),
+            event("caller_said", call_id="c2", text="other"),
+        ]
+    )
+    text = (tmp_path / "transcripts" / "c1.txt").read_text()
+    assert text.splitlines() == [
+        "22:13:20  call c1 from alice on 2023-11-14",
+        "22:13:20  agent:  Hello.",
+        "22:13:20  caller: (not understood; best guess: a cow)",
+        "22:13:20  agent:  Sorry, I did — (cut)",
+        "22:13:20  ended: completed (caller_hung_up)",
+    ]
+    machine = (tmp_path / "transcripts" / "c1.jsonl").read_text().splitlines()
+    assert json.loads(machine[1])["text"] == "Hello."
+    (call,) = reader.calls(tmp_path / "journal.jsonl")
+    assert (call.caller, call.result, call.turns, call.duration_ms) == ("alice", "completed", 1, 9)
+    assert len(reader.events_of(tmp_path / "journal.jsonl", "c2")) == 1
