@@ -58,7 +58,7 @@ class AgentClient:
         try:
             async with asyncio.timeout(self._timeout_s):
                 await call.write(pb.ConverseRequest(started=_started(started)))
-                await call.wait_for_connection()
+                await call.initial_metadata()
         except (grpc.aio.AioRpcError, TimeoutError, asyncio.InvalidStateError) as error:
             call.cancel()
             detail = error.details() if isinstance(error, grpc.aio.AioRpcError) else "no answer"
@@ -66,6 +66,8 @@ class AgentClient:
         except asyncio.CancelledError:
             call.cancel()
             raise
+        if call.done() and await call.code() is not grpc.StatusCode.OK:
+            raise AgentUnavailableError(f"the agent at {self._address}: {await call.details()}")
         return AgentStream(call)
 
     async def close(self) -> None:

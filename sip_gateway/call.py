@@ -213,15 +213,15 @@ class Call:
             await self._send_pending(stream)
             await stream.finish()
         except AgentLostError as error:
-            self._agent_lost(str(error))
+            # The reader sees the same end of the stream, and knows whether it was a clean one.
+            self._log.debug("agent_stream_ended", reason=str(error))
 
     async def _send_pending(self, stream: AgentStream) -> None:
         while self._outbox:
             await stream.send(self._outbox.popleft())
-        if self._ending.done():
-            return
         for frame in self._uplink.take():
-            await stream.send_audio(frame)
+            if not self._ending.done():
+                await stream.send_audio(frame)
 
     async def _obey(self, stream: AgentStream, group: asyncio.TaskGroup) -> None:
         try:

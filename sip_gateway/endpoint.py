@@ -320,7 +320,8 @@ class Endpoint:
         for account in self._accounts.values():
             account.shutdown()
         self._accounts.clear()
-        self._pj.libDestroy()
+        # Calls are hung up and accounts unregistered by now: do not linger for answers.
+        self._pj.libDestroy(pj.PJSUA_DESTROY_NO_NETWORK)
         self._pj = None
 
 

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger()
 _CODEC_FRAME_MS = 20
+# Flags of a telephone event that pjsua2 uses and does not name.
+_DTMF_IS_UPDATE = 1
+_DTMF_IS_END = 2
 
 
 class LegError(LandlineError):
@@ -235,8 +238,8 @@ class PjCall(pj.Call):  # type: ignore[misc]
 
     def _dtmf_event(self, prm: Any) -> None:
         flags = int(prm.flags)
-        ends = bool(flags & pj.PJMEDIA_STREAM_DTMF_IS_END)
-        begins = not flags & (pj.PJMEDIA_STREAM_DTMF_IS_UPDATE | pj.PJMEDIA_STREAM_DTMF_IS_END)
+        ends = bool(flags & _DTMF_IS_END)
+        begins = not flags & (_DTMF_IS_UPDATE | _DTMF_IS_END)
         for digit, duration_ms in self._keys.update(
             prm.digit, int(prm.duration), begins=begins, ends=ends
         ):

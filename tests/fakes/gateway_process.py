@@ -125,7 +125,11 @@ async def spawn_gateway(config: Path) -> GatewayProcess:
         "--config",
         str(config),
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'proto' / 'gen'}"},
+        env={
+            **os.environ,
+            "GRPC_VERBOSITY": "ERROR",
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'proto' / 'gen'}",
+        },
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
