@@ -16,7 +16,7 @@ from services.agent.vad import (
     model_path,
 )
 
-CALLERS = Path(__file__).parents[3] / "data" / "callers"
+CALLERS = Path(__file__).parents[4] / "scripts" / "caller"
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def model() -> SileroModel:
 
 def speech() -> bytes:
     """A synthetic caller's question between silences, 16 kHz."""
-    with wave.open(str(CALLERS / "question.wav")) as file:
+    with wave.open(str(CALLERS / "hours.wav")) as file:
         assert file.getframerate() == 8_000
         samples = np.frombuffer(file.readframes(file.getnframes()), np.int16)
     doubled = np.interp(np.arange(len(samples) * 2) / 2, np.arange(len(samples)), samples)
