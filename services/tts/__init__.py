@@ -1,0 +1,1 @@
+"""Text to speech: audio as it is made, engines behind a protocol."""
