@@ -243,8 +243,13 @@ def expected_sets(agent: AgentFile, slots: tuple[str, ...]) -> tuple[str, ...]:
     for slot in slots:
         names += [YES_SET, NO_SET] if slot == YES_NO_SLOT else [f"answer_{slot}"]
     if YES_NO_SLOT in slots:
-        # "No, at ten": what was asked to be confirmed may be corrected in the same breath.
-        names += [f"answer_{name}" for name in agent.slots if f"answer_{name}" not in names]
+        # "No, at ten": what was asked to be confirmed may be corrected in the same breath. Digits
+        # are not, because a grammar of any digits takes nearly every sound for a number.
+        names += [
+            f"answer_{name}"
+            for name, slot in agent.slots.items()
+            if slot.kind is not SlotKind.DIGITS and f"answer_{name}" not in names
+        ]
     if agent.answers and slots:
         names.append(ANSWERS_SET)
     return tuple(names)

@@ -23,6 +23,7 @@ FRAME_MS = 10
 _SIGNATURES = {
     "ps_config_init": (c_void_p, [c_void_p]),
     "ps_config_set_str": (c_void_p, [c_void_p, c_char_p, c_char_p]),
+    "ps_config_set_bool": (c_void_p, [c_void_p, c_char_p, c_int]),
     "ps_config_free": (c_int, [c_void_p]),
     "ps_init": (c_void_p, [c_void_p]),
     "ps_free": (c_int, [c_void_p]),
@@ -88,6 +89,9 @@ class Decoder:
         folder = str(model_folder() / "en-us").encode()
         self._c.ps_config_set_str(config, b"hmm", folder)
         self._c.ps_config_set_str(config, b"loglevel", b"FATAL")
+        # A second pass over the lattice takes seconds with a large grammar, and the path that the
+        # first pass found is the one whose score can be held against the phone loop's.
+        self._c.ps_config_set_bool(config, b"bestpath", 0)
         self._decoder = self._c.ps_init(config)
         self._c.ps_config_free(config)
         if not self._decoder:
