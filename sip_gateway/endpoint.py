@@ -22,6 +22,7 @@ from services.common.errors import ConfigError, LandlineError
 from sip_gateway.config import Codec, PortRange, Transport
 from sip_gateway.leg import Leg, PjCall
 from sip_gateway.mailbox import Mailbox
+from sip_gateway.media.port import MediaPort
 from sip_gateway.sip_log import SipLog, pjsip_library
 from sip_gateway.sip_message import parse_invite
 
@@ -99,6 +100,9 @@ class Endpoint:
         self._released: list[PjCall] = []
         self._accounts: dict[str, Any] = {}
         self._log_writer: SipLog | None = None
+        self._port_numbers = itertools.count(1)
+        self._ports: list[MediaPort] = []
+        self._free_ports: list[MediaPort] = []
 
     # -- for the event loop -------------------------------------------------------------------
 
@@ -174,6 +178,19 @@ class Endpoint:
         call = self._calls.pop(leg.number, None)
         if call is not None:
             self._released.append(call)
+
+    def take_port(self) -> MediaPort:
+        """A port of the bridge that no leg uses."""
+        if self._free_ports:
+            return self._free_ports.pop()
+        port = MediaPort(f"leg-{next(self._port_numbers)}")
+        self._ports.append(port)
+        return port
+
+    def give_port_back(self, port: MediaPort) -> None:
+        """The leg that had it has ended."""
+        port.tap = None
+        self._free_ports.append(port)
 
     def guard(self, callback: Callable[[], None]) -> None:
         """Run the body of a callback: an exception that reached PJSIP would end the process."""
@@ -320,6 +337,9 @@ class Endpoint:
         for account in self._accounts.values():
             account.shutdown()
         self._accounts.clear()
+        self._pj.audDevManager().setNoDev()  # stops the clock that calls the ports
+        self._free_ports.clear()
+        self._ports.clear()
         # Calls are hung up and accounts unregistered by now: do not linger for answers.
         self._pj.libDestroy(pj.PJSUA_DESTROY_NO_NETWORK)
         self._pj = None

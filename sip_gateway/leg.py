@@ -26,12 +26,12 @@ from sip_gateway.events import (
     TransferRequested,
 )
 from sip_gateway.media.jitter import StreamStatistics
-from sip_gateway.media.port import MediaPort, MediaTap
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sip_gateway.endpoint import Endpoint
+    from sip_gateway.media.port import MediaPort, MediaTap
 
 _log = structlog.get_logger()
 _CODEC_FRAME_MS = 20
@@ -202,6 +202,8 @@ class PjCall(pj.Call):  # type: ignore[misc]
             self._confirmed = True
             self._post(LegConfirmed())
         elif info.state == pj.PJSIP_INV_STATE_DISCONNECTED:
+            if self._port is not None:
+                self._endpoint.give_port_back(self._port)
             self._post(LegEnded(sip_status=int(info.lastStatusCode), reason=info.lastReason))
             self._endpoint.release(self._leg)
 
@@ -221,7 +223,8 @@ class PjCall(pj.Call):  # type: ignore[misc]
         if self._leg.tap is None:
             return
         if self._port is None:
-            self._port = MediaPort(f"leg-{self._leg.number}", self._leg.tap)
+            self._port = self._endpoint.take_port()
+        self._port.tap = self._leg.tap
         audio = self.getAudioMedia(index)
         audio.startTransmit(self._port)
         self._port.startTransmit(audio)

@@ -74,11 +74,15 @@ def _accessors() -> tuple[Callable[[Any, int], bytes], Callable[[Any, bytes], No
 
 
 class MediaPort(pj.AudioMediaPort):  # type: ignore[misc]
-    """A port of the conference bridge whose both ends are a MediaTap."""
+    """A port of the conference bridge whose both ends are a MediaTap, while it has one.
 
-    def __init__(self, name: str, tap: MediaTap) -> None:
+    PJMEDIA goes on calling a port for some ticks after it was removed, so ports are kept and
+    used again: `tap` is what changes.
+    """
+
+    def __init__(self, name: str) -> None:
         super().__init__()
-        self._tap = tap
+        self.tap: MediaTap | None = None
         self._read, self._write = _accessors()
         self._outgoing = pj.ByteVector(SILENCE_FRAME)
         self.errors = 0
@@ -88,8 +92,9 @@ class MediaPort(pj.AudioMediaPort):  # type: ignore[misc]
 
     def onFrameRequested(self, frame: Any) -> None:  # noqa: N802 - named by pjsua2
         # An exception in a callback would end the process and every call in it.
+        tap = self.tap
         try:
-            pcm = self._tap.requested()
+            pcm = tap.requested() if tap is not None else SILENCE_FRAME
         except Exception:
             pcm = SILENCE_FRAME
             self._note_error()
@@ -99,11 +104,14 @@ class MediaPort(pj.AudioMediaPort):  # type: ignore[misc]
         frame.size = FRAME_BYTES
 
     def onFrameReceived(self, frame: Any) -> None:  # noqa: N802 - named by pjsua2
+        tap = self.tap
+        if tap is None:
+            return
         try:
             if frame.type == pj.PJMEDIA_FRAME_TYPE_AUDIO and frame.size == FRAME_BYTES:
-                self._tap.received(self._read(frame.buf, FRAME_BYTES))
+                tap.received(self._read(frame.buf, FRAME_BYTES))
             else:
-                self._tap.received(SILENCE_FRAME)
+                tap.received(SILENCE_FRAME)
         except Exception:
             self._note_error()
 
