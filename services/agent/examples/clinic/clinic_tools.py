@@ -130,7 +130,8 @@ def _move(database: sqlite3.Connection, arguments: Result, today: date) -> Resul
         if refused is not None:
             return refused
     database.execute(
-        "UPDATE appointments SET day = ?, time = ? WHERE patient_number = ? AND day = ? AND time = ?",
+        "UPDATE appointments SET day = ?, time = ?"
+        " WHERE patient_number = ? AND day = ? AND time = ?",
         (day.isoformat(), arguments["time"], patient, existing[0].isoformat(), existing[1]),
     )
     return {"status": "ok", "when": _spoken(day, arguments["time"])}
@@ -196,7 +197,8 @@ def _appointment(
 ) -> tuple[date, str] | None:
     """The patient's appointment from today on."""
     row = database.execute(
-        "SELECT day, time FROM appointments WHERE patient_number = ? AND day >= ? ORDER BY day LIMIT 1",
+        "SELECT day, time FROM appointments"
+        " WHERE patient_number = ? AND day >= ? ORDER BY day LIMIT 1",
         (patient, today.isoformat()),
     ).fetchone()
     return None if row is None else (date.fromisoformat(row[0]), row[1])
@@ -207,7 +209,7 @@ def _read(context: ToolContext, work: Work, arguments: Result) -> Result:
         with _transaction(context.data_dir, "BEGIN") as database:
             return work(database, arguments, _today(context))
     except sqlite3.OperationalError as error:
-        return {"status": "busy", "message": f"{DATABASE}: {error}"}
+        return {"status": "error", "message": f"{DATABASE}: {error}"}
 
 
 def _write(context: ToolContext, work: Work, arguments: Result) -> Result:
@@ -228,7 +230,7 @@ def _write(context: ToolContext, work: Work, arguments: Result) -> Result:
                 )
             return result
     except sqlite3.OperationalError as error:
-        return {"status": "busy", "message": f"{DATABASE}: {error}"}
+        return {"status": "error", "message": f"{DATABASE}: {error}"}
 
 
 @contextmanager
