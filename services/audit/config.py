@@ -1,16 +1,18 @@
-"""[audit]: where the journal's service listens."""
+"""[audit]: the service that keeps the record."""
 
 from __future__ import annotations
 
+from pydantic import Field
+
+from services.audit.journal import FsyncPolicy
 from services.common.addresses import Address, HostPort
 from services.common.config import Section
 
 
 class AuditConfig(Section):
-    """The journal itself lies in data_dir/audit, transcripts in data_dir/transcripts."""
+    """[audit]. The journal lies in data_dir/audit, transcripts in data_dir/transcripts."""
 
     listen: Address = HostPort("127.0.0.1", 0)
-    writer: str = "audit-1"  # this journal's name; one process writes it
-    fsync: bool = True  # False only where losing the last moments to a power cut is acceptable
-    transcripts: bool = True
+    fsync: FsyncPolicy = FsyncPolicy.COMMIT
+    max_waiting: int = Field(default=50_000, ge=1)  # events not yet on disk
     metrics: Address | None = None

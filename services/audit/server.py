@@ -1,4 +1,4 @@
-"""gRPC at the edge of the journal."""
+"""The audit service over gRPC."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
-from google.protobuf import json_format
 from landline.audit.v1 import audit_pb2, audit_pb2_grpc
 
-from services.audit.records import Event
-from services.audit.service import EventRefusedError
-from services.common.errors import LandlineError
+from services.audit.journal import JournalWriteError
+from services.audit.record import Event, EventRejectedError, plain
+from services.audit.service import OverloadedError
 
 if TYPE_CHECKING:
     from services.audit.service import AuditService
 
 
 class AuditServicer(audit_pb2_grpc.AuditServicer):
-    """Answers when the events are on disk."""
+    """Turns requests into events and errors into gRPC status codes."""
 
     def __init__(self, service: AuditService) -> None:
         self._service = service
@@ -28,33 +27,38 @@ class AuditServicer(audit_pb2_grpc.AuditServicer):
         request: audit_pb2.RecordRequest,
         context: grpc.aio.ServicerContext[audit_pb2.RecordRequest, audit_pb2.RecordResponse],
     ) -> audit_pb2.RecordResponse:
-        events = [to_event(event) for event in request.events]
         try:
-            receipt = await self._service.record(events)
-        except EventRefusedError as error:
+            last = await self._service.record([_event(event) for event in request.events])
+        except EventRejectedError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        except LandlineError as error:
+        except OverloadedError as error:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+        except JournalWriteError as error:
             await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
-        return audit_pb2.RecordResponse(last_sequence=receipt.last_sequence, head=receipt.head)
+        return audit_pb2.RecordResponse(last_sequence=last.seq, head=last.hash)
 
 
-def to_event(event: audit_pb2.Event) -> Event:
-    """The event with whole numbers as integers: Struct knows only floating point."""
+def _event(event: audit_pb2.Event) -> Event:
     return Event(
         type=event.type,
         time_unix_ms=event.time_unix_ms,
         call_id=event.call_id,
-        fields=_whole(json_format.MessageToDict(event.fields)),
+        fields={name: _value(value) for name, value in event.fields.fields.items()},
     )
 
 
-def _whole(value: Any) -> Any:
-    match value:
-        case float() if value.is_integer() and abs(value) < 2**53:
-            return int(value)
-        case dict():
-            return {key: _whole(item) for key, item in value.items()}
-        case list():
-            return [_whole(item) for item in value]
+def _value(value: Any) -> Any:
+    """A google.protobuf.Value as plain JSON; numbers that JSON does not know are refused later."""
+    match value.WhichOneof("kind"):
+        case "number_value":
+            return plain(value.number_value)
+        case "string_value":
+            return value.string_value
+        case "bool_value":
+            return value.bool_value
+        case "struct_value":
+            return {name: _value(item) for name, item in value.struct_value.fields.items()}
+        case "list_value":
+            return [_value(item) for item in value.list_value.values]
         case _:
-            return value
+            return None
