@@ -1,18 +1,19 @@
-"""python -m services.audit: keeps the record of every call."""
+"""python -m services.audit: writes the journal of this machine or region."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
+import contextlib
+from functools import partial
 from typing import TYPE_CHECKING
 
 from landline.audit.v1 import audit_pb2_grpc
 
 from services.audit.config import AuditConfig
-from services.audit.journal import JOURNAL, Journal
+from services.audit.journal import Journal
+from services.audit.records import Event
 from services.audit.server import AuditServicer
-from services.audit.service import AuditService, write_transcript
+from services.audit.service import AuditService
 from services.audit.transcripts import Transcripts
 from services.common import metrics, process
 from services.common.addresses import HostPort
@@ -27,45 +28,30 @@ async def main(file: ConfigFile, stop: asyncio.Event) -> None:
     """Serve until `stop` is set."""
     config = file.section("audit", AuditConfig)
     data_dir = file.shared.data_dir
-    transcripts = Transcripts(data_dir / "transcripts")
+    clock = SystemClock()
     journal = await asyncio.to_thread(
         Journal,
-        data_dir / JOURNAL,
-        writer=f"audit@{socket.gethostname()}:{os.getpid()}",
-        clock=SystemClock(),
+        data_dir / "audit" / "journal.jsonl",
+        writer=config.writer,
+        clock=clock,
         fsync=config.fsync,
-        on_record=transcripts.collect,
     )
-    try:
-        # Calls that a crash of this process has cut out of its memory.
-        for call_id in transcripts.running():
-            write_transcript(transcripts, call_id)
-        await _serve(
-            file, config, AuditService(journal, transcripts, max_waiting=config.max_waiting), stop
-        )
-    finally:
-        journal.close()
-
-
-async def _serve(
-    file: ConfigFile, config: AuditConfig, service: AuditService, stop: asyncio.Event
-) -> None:
-    committing = asyncio.create_task(service.run())
-    servicer = AuditServicer(service)
-    server = await start_server(
-        config.listen,
-        file.tls(),
-        lambda grpc_server: audit_pb2_grpc.add_AuditServicer_to_server(servicer, grpc_server),
-    )
+    transcripts = Transcripts(data_dir / "transcripts") if config.transcripts else None
+    service = AuditService(journal, transcripts)
+    writing = asyncio.create_task(service.run())
+    await service.record([Event(type="journal_opened", time_unix_ms=clock.wall_ms())])
+    add = partial(audit_pb2_grpc.add_AuditServicer_to_server, AuditServicer(service))
+    server = await start_server(config.listen, file.tls(), add)
     if config.metrics is not None:
         metrics.serve(config.metrics)
     process.announce("audit", HostPort(config.listen.host, server.port))
-    stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait([stopping, committing], return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
+    await stop.wait()
     await server.stop()
-    service.close()
-    await committing
+    await service.record([Event(type="journal_closed", time_unix_ms=clock.wall_ms())])
+    writing.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await writing
+    journal.close()
 
 
 if __name__ == "__main__":

@@ -1,107 +1,72 @@
-"""Reads calls from the journal, for people and reports. Does not verify; that is verify.py's."""
+"""Calls as the journal tells them."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from services.audit.record import Event
-from services.common.errors import LandlineError
+from services.audit.records import RecordError, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from services.audit.records import Event
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(slots=True, kw_only=True)
 class CallSummary:
-    """One call as the journal tells it; `result` is None while it has no end."""
+    """One call. `result` is "running" until its end is on record."""
 
     call_id: str
     started_unix_ms: int
-    caller: str = ""
-    callee: str = ""
-    agent: str = ""
-    duration_ms: int | None = None
-    result: str | None = None
-    reason: str | None = None
+    caller: str
+    agent: str
+    trunk: str
+    duration_ms: int = 0
     turns: int = 0
-
-
-@dataclass(slots=True)
-class _Seen:
-    started: Event
-    ended: Event | None = None
-    caller_turns: set[Any] = field(default_factory=set)
+    result: str = "running"
+    reason: str = ""
+    recording_path: str = ""
 
 
 def events(journal: Path) -> Iterator[Event]:
-    """Every event in order. LandlineError when the journal is missing or a line is no record."""
-    try:
-        with journal.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.endswith(b"\n"):
-                    return  # is being written
-                yield _event(journal, number, line)
-    except OSError as error:
-        raise LandlineError(f"cannot read the journal {journal}: {error.strerror}") from error
+    """Every event in order, as far as the journal can be read; RecordError where it cannot.
+
+    A last line that is still being written is left out.
+    """
+    with journal.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield parse(line).event
+            except RecordError as error:
+                raise RecordError(f"line {number}: {error}") from error
 
 
 def calls(journal: Path) -> list[CallSummary]:
-    """Every call, in the order in which they began."""
-    seen: dict[str, _Seen] = {}
+    """All calls, the oldest first."""
+    found: dict[str, CallSummary] = {}
     for event in events(journal):
-        if not event.call_id:
-            continue
-        call = seen.setdefault(event.call_id, _Seen(event))
-        if event.type == "call_ended":
-            call.ended = event
-        elif event.type == "caller_said":
-            call.caller_turns.add(event.fields.get("turn"))
-    return [_summary(call) for call in seen.values()]
+        fields: dict[str, Any] = event.fields
+        if event.type == "call_started":
+            found[event.call_id] = CallSummary(
+                call_id=event.call_id,
+                started_unix_ms=event.time_unix_ms,
+                caller=fields.get("caller", ""),
+                agent=fields.get("agent", ""),
+                trunk=fields.get("trunk", ""),
+            )
+        elif event.type == "call_ended" and (call := found.get(event.call_id)) is not None:
+            call.duration_ms = fields.get("duration_ms", 0)
+            call.turns = fields.get("turns", 0)
+            call.result = fields.get("result", "")
+            call.reason = fields.get("reason", "")
+            call.recording_path = fields.get("recording_path", "")
+    return list(found.values())
 
 
-def call_events(journal: Path, call_id: str) -> list[Event]:
-    """One call's events; empty when the journal does not know it."""
+def events_of(journal: Path, call_id: str) -> list[Event]:
+    """Every event of one call."""
     return [event for event in events(journal) if event.call_id == call_id]
-
-
-def turn_rows(journal: Path, call_id: str) -> list[dict[str, Any]]:
-    """The `turn_measured` rows of a call: {turn, total_ms, endpointing_ms, ...}."""
-    measured = (event for event in call_events(journal, call_id) if event.type == "turn_measured")
-    return [dict(event.fields) for event in measured]
-
-
-def _event(journal: Path, number: int, line: bytes) -> Event:
-    try:
-        record = json.loads(line)
-        return Event(
-            type=record["type"],
-            time_unix_ms=record["time_unix_ms"],
-            call_id=record["call_id"],
-            fields=record["fields"],
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise LandlineError(
-            f"{journal}, line {number} is damaged; see: landline audit verify"
-        ) from error
-
-
-def _summary(call: _Seen) -> CallSummary:
-    fields = call.started.fields
-    ended = call.ended.fields if call.ended is not None else {}
-    duration_ms = ended.get("duration_ms")
-    if duration_ms is None and call.ended is not None:
-        duration_ms = call.ended.time_unix_ms - call.started.time_unix_ms
-    return CallSummary(
-        call_id=call.started.call_id,
-        started_unix_ms=call.started.time_unix_ms,
-        caller=str(fields.get("caller", "")),
-        callee=str(fields.get("callee", "")),
-        agent=str(fields.get("agent", "")),
-        duration_ms=duration_ms,
-        result=ended.get("result"),
-        reason=ended.get("reason"),
-        turns=int(ended.get("turns", len(call.caller_turns))),
-    )

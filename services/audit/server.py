@@ -1,4 +1,4 @@
-"""The audit service over gRPC."""
+"""gRPC at the edge of the journal."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
+from google.protobuf import json_format
 from landline.audit.v1 import audit_pb2, audit_pb2_grpc
 
-from services.audit.journal import JournalWriteError
-from services.audit.record import Event, EventRejectedError, plain
-from services.audit.service import OverloadedError
+from services.audit.records import Event
+from services.audit.service import EventRefusedError
+from services.common.errors import LandlineError
 
 if TYPE_CHECKING:
     from services.audit.service import AuditService
 
 
 class AuditServicer(audit_pb2_grpc.AuditServicer):
-    """Turns requests into events and errors into gRPC status codes."""
+    """Answers when the events are on disk."""
 
     def __init__(self, service: AuditService) -> None:
         self._service = service
@@ -27,38 +28,33 @@ class AuditServicer(audit_pb2_grpc.AuditServicer):
         request: audit_pb2.RecordRequest,
         context: grpc.aio.ServicerContext[audit_pb2.RecordRequest, audit_pb2.RecordResponse],
     ) -> audit_pb2.RecordResponse:
+        events = [to_event(event) for event in request.events]
         try:
-            last = await self._service.record([_event(event) for event in request.events])
-        except EventRejectedError as error:
+            receipt = await self._service.record(events)
+        except EventRefusedError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        except OverloadedError as error:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
-        except JournalWriteError as error:
+        except LandlineError as error:
             await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
-        return audit_pb2.RecordResponse(last_sequence=last.seq, head=last.hash)
+        return audit_pb2.RecordResponse(last_sequence=receipt.last_sequence, head=receipt.head)
 
 
-def _event(event: audit_pb2.Event) -> Event:
+def to_event(event: audit_pb2.Event) -> Event:
+    """The event with whole numbers as integers: Struct knows only floating point."""
     return Event(
         type=event.type,
         time_unix_ms=event.time_unix_ms,
         call_id=event.call_id,
-        fields={name: _value(value) for name, value in event.fields.fields.items()},
+        fields=_whole(json_format.MessageToDict(event.fields)),
     )
 
 
-def _value(value: Any) -> Any:
-    """A google.protobuf.Value as plain JSON; numbers that JSON does not know are refused later."""
-    match value.WhichOneof("kind"):
-        case "number_value":
-            return plain(value.number_value)
-        case "string_value":
-            return value.string_value
-        case "bool_value":
-            return value.bool_value
-        case "struct_value":
-            return {name: _value(item) for name, item in value.struct_value.fields.items()}
-        case "list_value":
-            return [_value(item) for item in value.list_value.values]
+def _whole(value: Any) -> Any:
+    match value:
+        case float() if value.is_integer() and abs(value) < 2**53:
+            return int(value)
+        case dict():
+            return {key: _whole(item) for key, item in value.items()}
+        case list():
+            return [_whole(item) for item in value]
         case _:
-            return None
+            return value

@@ -1,150 +1,124 @@
-"""Takes events from many callers and writes them together: one write, one fsync, many answers."""
+"""Takes events, puts them on disk in groups, and keeps transcripts."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
 
-from services.audit.journal import JournalWriteError
-from services.audit.record import EventRejectedError, Link, chain
+from services.audit.records import RecordError, chain
 from services.common.errors import LandlineError
-from services.common.metrics import Counter, Gauge, Histogram
+from services.common.metrics import Counter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from services.audit.journal import Journal
-    from services.audit.record import Event, Record
+    from services.audit.records import Event, Record
     from services.audit.transcripts import Transcripts
 
-_WRITTEN = Counter("landline_audit_events", "Events on disk")
-_REFUSED = Counter("landline_audit_refused", "Requests refused", ["reason"])
-_WAITING = Gauge("landline_audit_waiting", "Events not yet on disk")
-_COMMIT = Histogram(
-    "landline_audit_commit_events", "Events per commit", buckets=(1, 4, 16, 64, 256, 1024, 4096)
-)
-_TRANSCRIPTS_FAILED = Counter("landline_audit_transcripts_failed", "Transcripts not written")
-_MAX_COMMIT_EVENTS = 4_096
+_RECORDED = Counter("landline_audit_records", "Records written to the journal")
+_FAILED = Counter("landline_audit_write_failures", "Groups that the disk refused")
+_REFUSED = Counter("landline_audit_refused", "Events that are no events")
+_TRANSCRIPT_FAILED = Counter("landline_audit_transcript_failures", "Transcripts not written")
+_CALL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_TYPE = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_GROUP = 2_000
 _log = structlog.get_logger()
 
 
-class OverloadedError(LandlineError):
-    """More events wait than allowed."""
+class EventRefusedError(LandlineError):
+    """An event that cannot go into the journal; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The last of the events that were asked for is on disk under this number and hash."""
+
+    last_sequence: int
+    head: str
 
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     events: Sequence[Event]
-    written: asyncio.Future[Link]
+    receipt: asyncio.Future[Receipt]
 
 
 class AuditService:
-    """Owns the journal. `run` must be running; it returns after `close`."""
+    """`record` answers when its events are on disk; what waits together is written together."""
 
-    def __init__(self, journal: Journal, transcripts: Transcripts, *, max_waiting: int) -> None:
+    def __init__(self, journal: Journal, transcripts: Transcripts | None) -> None:
         self._journal = journal
         self._transcripts = transcripts
-        self._max_waiting = max_waiting
-        self._waiting: list[_Waiting] = []
-        self._waiting_events = 0
-        self._wake = asyncio.Event()
-        self._closed = False
+        self._queue: asyncio.Queue[_Waiting] = asyncio.Queue(10_000)
 
-    async def record(self, events: Sequence[Event]) -> Link:
-        """Returns when the events are on disk, with the last record's number and hash.
-
-        EventRejectedError, OverloadedError and JournalWriteError say why nothing was kept.
-        """
+    async def record(self, events: Sequence[Event]) -> Receipt:
+        """Append events in order. EventRefusedError or JournalError; then none was written."""
         for event in events:
             _check(event)
-        if not events:
-            return self._journal.link
-        if self._closed or self._waiting_events + len(events) > self._max_waiting:
-            _REFUSED.labels(reason="overloaded").inc()
-            raise OverloadedError(f"{self._waiting_events} events are waiting for the disk")
-        item = _Waiting(events, asyncio.get_running_loop().create_future())
-        self._waiting.append(item)
-        self._count(len(events))
-        self._wake.set()
-        return await item.written
+        receipt: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        await self._queue.put(_Waiting(events, receipt))
+        return await receipt
 
     async def run(self) -> None:
-        """Commit what is waiting, until closed and nothing is left."""
-        while not self._closed or self._waiting:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._waiting:
-                await self._commit(self._take())
+        """Write groups for ever."""
+        while True:
+            group = [await self._queue.get()]
+            while len(group) < _GROUP and not self._queue.empty():
+                group.append(self._queue.get_nowait())
+            await self._write(group)
 
-    def close(self) -> None:
-        """Take no more events; `run` ends when all that were taken are on disk."""
-        self._closed = True
-        self._wake.set()
-
-    def _take(self) -> list[_Waiting]:
-        """The next batch: at least one request, then as many as fit."""
-        taken, size = 0, 0
-        for item in self._waiting:
-            size += len(item.events)
-            if taken and size > _MAX_COMMIT_EVENTS:
-                break
-            taken += 1
-        batch, self._waiting = self._waiting[:taken], self._waiting[taken:]
-        return batch
-
-    async def _commit(self, batch: list[_Waiting]) -> None:
-        events = [event for item in batch for event in item.events]
+    async def _write(self, group: list[_Waiting]) -> None:
+        events = [event for waiting in group for event in waiting.events]
         try:
-            records = await asyncio.to_thread(self._write, events)
-        except JournalWriteError as error:
-            _REFUSED.labels(reason="disk").inc(len(batch))
-            _log.error("journal_write_failed", reason=str(error))
-            for item in batch:
-                if not item.written.done():
-                    item.written.set_exception(JournalWriteError(str(error)))
+            records = await asyncio.to_thread(self._journal.append, events)
+        except LandlineError as error:
+            _FAILED.inc()
+            _log.error("journal_write_failed", reason=str(error), events=len(events))
+            for waiting in group:
+                if not waiting.receipt.done():
+                    waiting.receipt.set_exception(error)
             return
-        finally:
-            self._count(-len(events))
-        _WRITTEN.inc(len(events))
-        _COMMIT.observe(len(events))
-        at = 0
-        for item in batch:
-            at += len(item.events)
-            last = records[at - 1]
-            # A caller that has gone away needs no answer; its events are on disk all the same.
-            if not item.written.done():
-                item.written.set_result(Link(last.seq, last.hash))
+        _RECORDED.inc(len(records))
+        await self._transcribe(records)
+        end = 0
+        for waiting in group:
+            end += len(waiting.events)
+            if not waiting.receipt.done():
+                waiting.receipt.set_result(self._receipt(records, end))
 
-    def _write(self, events: list[Event]) -> list[Record]:
-        records = self._journal.append(events)
-        finished = dict.fromkeys(map(self._transcripts.collect, records))
-        for call_id in filter(None, finished):
-            write_transcript(self._transcripts, call_id)
-        return records
+    def _receipt(self, records: list[Record], end: int) -> Receipt:
+        if not end:
+            return Receipt(self._journal.records - 1, self._journal.head)
+        last = records[end - 1]
+        return Receipt(last.sequence, last.hash)
 
-    def _count(self, change: int) -> None:
-        self._waiting_events += change
-        _WAITING.set(self._waiting_events)
-
-
-def write_transcript(transcripts: Transcripts, call_id: str) -> None:
-    """Write it if that can be: the journal holds everything, so a failure only counts."""
-    try:
-        transcripts.write(call_id)
-    except OSError as error:
-        _TRANSCRIPTS_FAILED.inc()
-        _log.error("transcript_not_written", call_id=call_id, reason=str(error))
+    async def _transcribe(self, records: list[Record]) -> None:
+        """Transcripts are a view of the journal: failing to write one loses nothing."""
+        if self._transcripts is None:
+            return
+        try:
+            await asyncio.to_thread(self._transcripts.add, records)
+        except OSError as error:
+            _TRANSCRIPT_FAILED.inc()
+            _log.error("transcript_failed", reason=str(error))
 
 
 def _check(event: Event) -> None:
-    """Refuse what could not be written, before it can spoil the batch of others."""
-    try:
-        if not event.type:
-            raise EventRejectedError("an event needs a type")
-        chain(Link(), event, "")
-    except EventRejectedError:
-        _REFUSED.labels(reason="not_json").inc()
-        raise
+    problem = ""
+    if not _TYPE.fullmatch(event.type):
+        problem = f"{event.type!r} is no event type: use lower case words joined by _"
+    elif event.call_id and not _CALL_ID.fullmatch(event.call_id):
+        problem = f"{event.call_id!r} is no call id: use letters, digits, dot, dash and _"
+    else:
+        try:
+            chain(event, sequence=0, writer="", prev="")
+        except RecordError as error:
+            problem = str(error)
+    if problem:
+        _REFUSED.inc()
+        raise EventRefusedError(problem)
