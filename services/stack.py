@@ -152,7 +152,7 @@ class Stack:
             async with asyncio.timeout(_READY_TIMEOUT_S):
                 while line := await process.stdout.readline():
                     words = line.decode(errors="replace").split()
-                    if words[:2] == ["LISTENING", part.name]:
+                    if words[:1] == ["LISTENING"]:
                         return parse_host_port(words[2])
                 code = await process.wait()
         except TimeoutError:
