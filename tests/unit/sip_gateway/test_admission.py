@@ -1,0 +1,78 @@
+"""Whose calls are taken, and how many."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.common.addresses import HostPort
+from services.common.config import Secret
+from sip_gateway.admission import FULL, STOPPING, UNKNOWN_SOURCE, Admission
+from sip_gateway.config import Trunk, TrunkKind
+from sip_gateway.events import Invite
+
+PEER = Trunk(name="peer", kind=TrunkKind.PEER, allow=["192.0.2.0/28"])  # type: ignore[list-item]
+
+
+def extension(username: str) -> Trunk:
+    return Trunk(
+        name=f"ext-{username}",
+        kind=TrunkKind.REGISTRATION,
+        registrar=HostPort("pbx.example", 5060),
+        username=username,
+        password=Secret(env="X"),
+    )
+
+
+def invite(source_ip: str, user: str = "100") -> Invite:
+    return Invite(
+        source_ip=source_ip,
+        source_port=5060,
+        request_user=user,
+        caller="me",
+        callee=user,
+        sip_call_id="1",
+        body="",
+    )
+
+
+def test_only_named_sources_are_taken() -> None:
+    admission = Admission([PEER], limit=3)
+    assert admission.decide(invite("192.0.2.5"), 0) is None
+    assert admission.decide(invite("192.0.2.16"), 0) == UNKNOWN_SOURCE
+    assert admission.decide(invite("::1"), 0) == UNKNOWN_SOURCE
+
+
+def test_a_stranger_learns_nothing_about_how_busy_we_are() -> None:
+    admission = Admission([PEER], limit=3)
+    admission.stopping = True
+    assert admission.decide(invite("198.51.100.1"), 3) == UNKNOWN_SOURCE
+
+
+@pytest.mark.parametrize(("others", "refusal"), [(0, None), (2, None), (3, FULL), (4, FULL)])
+def test_the_limit(others: int, refusal: object) -> None:
+    assert Admission([PEER], limit=3).decide(invite("192.0.2.1"), others) == refusal
+    assert FULL.retry_after_s
+
+
+def test_stopping_refuses_everybody() -> None:
+    admission = Admission([PEER], limit=3)
+    admission.stopping = True
+    assert admission.decide(invite("192.0.2.1"), 0) == STOPPING
+
+
+def test_a_registrar_may_call_once_its_address_is_known() -> None:
+    admission = Admission([extension("600")], limit=3)
+    assert admission.trunk_of(invite("203.0.113.7", "600")) is None
+    admission.learn_registrar("ext-600", ["203.0.113.7"])
+    trunk = admission.trunk_of(invite("203.0.113.7", "600"))
+    assert trunk is not None
+    assert trunk.name == "ext-600"
+
+
+def test_of_several_extensions_the_dialled_one_is_meant() -> None:
+    admission = Admission([extension("600"), extension("601")], limit=3)
+    for name in ("ext-600", "ext-601"):
+        admission.learn_registrar(name, ["203.0.113.7"])
+    trunk = admission.trunk_of(invite("203.0.113.7", "601"))
+    assert trunk is not None
+    assert trunk.name == "ext-601"
