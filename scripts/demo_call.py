@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from services.common import config, logging
 from services.common.clock import SystemClock
@@ -59,7 +59,7 @@ SCRIPT = (
     ),
     Step(wav="bicycles", text="do you repair old bicycles in the winter"),
     Step(wav="yes", text="yes please"),
-    Step(wav="goodbye", text="goodbye"),
+    Step(wav="goodbye", text="that is all thank you"),
 )
 
 
@@ -174,7 +174,7 @@ async def watch(journal: Path, screen: Screen, protocol: Protocol) -> None:
 
 def report(data_dir: Path, protocol: Protocol, screen: Screen) -> bool:
     """Print what is left of the call, and say whether it is what was expected."""
-    screen.title("What the caller waited, and why")
+    screen.title("How long the caller waited, and for what (ms)")
     screen.table(delay_table(protocol))
     screen.title("What is left of the call")
     checks = list(expectations(data_dir, protocol))
@@ -184,13 +184,15 @@ def report(data_dir: Path, protocol: Protocol, screen: Screen) -> bool:
 
 
 def delay_table(protocol: Protocol) -> Table:
-    table = Table("turn", "caller", "heard at the phone", "end of turn", "STT", "LLM", "TTS", "own")
+    table = Table("turn", Column("caller", no_wrap=True, max_width=30))
+    for title in ("at the phone", "end of turn", "STT", "LLM", "TTS", "own"):
+        table.add_column(title, no_wrap=True, justify="right")
     measured = {event.fields["turn"]: event.fields for event in protocol.of("turn_measured")}
     for number, turn in enumerate(protocol.turns, start=1):
         row = measured.get(number, {})
         keys = ("endpointing_ms", "stt_ms", "llm_ms", "tts_ms", "framework_ms")
-        cells = [f"{row[key]} ms" if key in row else "" for key in keys]
-        delay = "" if turn.delay_ms is None else f"{turn.delay_ms} ms"
+        cells = [f"{row[key]}" if key in row else "" for key in keys]
+        delay = "" if turn.delay_ms is None else f"{turn.delay_ms}"
         table.add_row(str(number), turn.said, delay, *cells)
     return table
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _RECONNECTS = Counter("landline_agent_stt_reconnects", "Recognition streams opened again")
 _LOST = Counter("landline_agent_stt_utterances_lost", "Utterances that no service could recognise")
-_PRE_ROLL_SAMPLES = SAMPLE_RATE_HZ * 4 // 10
+_PRE_ROLL_SAMPLES = SAMPLE_RATE_HZ * 6 // 10
 _MAX_KEPT_SAMPLES = SAMPLE_RATE_HZ * 35
 _RETRY_DELAY_S = 0.2
 _log = structlog.get_logger()
