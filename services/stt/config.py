@@ -24,9 +24,8 @@ class SttConfig(Section):
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)  # that decode
     partial_interval_ms: float = Field(default=300.0, gt=0)
     max_utterance_s: float = Field(default=40.0, gt=0)  # later audio of an utterance is dropped
-    # Speech fits the grammar worse than it fits free phones by this much per frame: it is refused.
-    # Lower refuses more.
-    rejection_margin: float = Field(default=16.0, gt=0)
+    # How much worse speech may fit the grammar than it fits free phones. Lower refuses more.
+    rejection_margin: float = Field(default=18.5, gt=0)
     # Words that the dictionary lacks or has wrong: ARPAbet as in the CMU dictionary, for example
     # landline = "L AE N D L AY N".
     pronunciations: dict[str, str] = Field(default_factory=dict)

@@ -14,7 +14,7 @@ from services.stt.engine import VocabularyError
 if TYPE_CHECKING:
     from services.common.phrases import Expression, PhraseSet
 
-# A grammar grows with the product of nested repeats; this many words take about a second to compile.
+# A grammar grows with the product of nested repeats; this many words are a second of compiling.
 MAX_GRAMMAR_WORDS = 50_000
 
 
@@ -59,7 +59,7 @@ class Grammar:
         )
 
     def _repeated(self, name: str) -> str:
-        once = " | ".join(_write(expression) for expression in self._phrases[name])
+        once = " | ".join(write(expression) for expression in self._phrases[name])
         minimum, maximum = _repeats(self._sets[name])
         if maximum == 1:
             return once
@@ -124,15 +124,16 @@ def _repeats(item: PhraseSet) -> tuple[int, int]:
     return item.min_repeats or 1, item.max_repeats or item.min_repeats or 1
 
 
-def _write(expression: Expression) -> str:
+def write(expression: Expression) -> str:
+    """The expression in the syntax that phrases and JSGF share."""
     match expression:
         case Word(text):
             return text
         case Reference(name):
             return f"<{name}>"
         case Optional(part):
-            return f"[{_write(part)}]"
+            return f"[{write(part)}]"
         case Choice(options):
-            return f"({' | '.join(_write(option) for option in options)})"
+            return f"({' | '.join(write(option) for option in options)})"
         case Sequence(parts):
-            return " ".join(_write(part) for part in parts)
+            return " ".join(write(part) for part in parts)

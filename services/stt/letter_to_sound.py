@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001 - these are the letters of the International Phonetic Alphabet
 """Guesses how an English word sounds, with the rules of eSpeak NG.
 
 Source: src/include/espeak-ng/speak_lib.h of eSpeak NG 1.52.

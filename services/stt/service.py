@@ -105,7 +105,8 @@ class RecognitionService:
         if self._sessions >= self._config.max_streams:
             _REFUSED.inc()
             raise ServiceFullError(
-                f"already listening to {self._sessions} calls, the most that [stt] max_streams allows"
+                f"already listening to {self._sessions} calls, "
+                "the most that [stt] max_streams allows"
             )
         self._sessions += 1
         _STREAMS.inc()
