@@ -184,9 +184,9 @@ def report(data_dir: Path, protocol: Protocol, screen: Screen) -> bool:
 
 
 def delay_table(protocol: Protocol) -> Table:
-    table = Table("turn", Column("caller", no_wrap=True, max_width=30))
-    for title in ("at the phone", "end of turn", "STT", "LLM", "TTS", "own"):
-        table.add_column(title, no_wrap=True, justify="right")
+    table = Table("#", Column("caller", no_wrap=True, max_width=28))
+    for title in ("waited", "endpoint", "stt", "llm", "tts", "own"):
+        table.add_column(title, no_wrap=True, justify="right", min_width=len(title))
     measured = {event.fields["turn"]: event.fields for event in protocol.of("turn_measured")}
     for number, turn in enumerate(protocol.turns, start=1):
         row = measured.get(number, {})

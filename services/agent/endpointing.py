@@ -18,8 +18,8 @@ class EndpointPolicy:
 
 # Nobody ends a thought on one of these.
 _OPEN_ENDINGS = frozenset(
-    "a an the and or but so because if with for from to at on in of by about my your is are i you "
-    "we um uh er please can could would want need like".split()
+    "a an the and or but so because if with for from to at on in of by about my your is are i we "
+    "um uh er please can could would want need like".split()
 )
 _SHORT_ANSWERS = frozenset({"yes", "no", "yeah", "nope", "yes please", "no thanks", "correct"})
 
