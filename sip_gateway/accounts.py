@@ -8,6 +8,7 @@ import pjsua2 as pj
 
 from services.common.errors import LandlineError
 from sip_gateway.config import Transport, Trunk
+from sip_gateway.endpoint import REFUSING
 from sip_gateway.events import RegistrationChanged
 
 if TYPE_CHECKING:
@@ -58,6 +59,18 @@ def local_account(identity: str = "landline") -> Callable[[Endpoint], PjAccount]
         config = _base_config(endpoint)
         config.idUri = f"sip:{identity}@{endpoint.contact_host}"
         return _created(endpoint, LOCAL, config, default=True)
+
+    return make
+
+
+def refusing_account() -> Callable[[Endpoint], PjAccount]:
+    """The account of calls that will be refused: it opens no socket for their media."""
+
+    def make(endpoint: Endpoint) -> PjAccount:
+        config = _base_config(endpoint)
+        config.idUri = f"sip:refused@{endpoint.contact_host}"
+        config.mediaConfig.useLoopMedTp = True
+        return _created(endpoint, REFUSING, config)
 
     return make
 

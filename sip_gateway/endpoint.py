@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger()
 _ResultT = TypeVar("_ResultT")
+REFUSING = "refusing"  # the name of the account that answers what is refused
 _POLL_MS = 10
 _MORE_LEGS_THAN_FIT = 32  # PJSIP was built for fewer, and takes as many as it can
 _PORT_ATTEMPTS = 10
@@ -97,6 +98,7 @@ class Endpoint:
         # Below: PJSIP thread only.
         self._pj: Any = None
         self._calls: dict[int, PjCall] = {}
+        self._screened: tuple[Invite, Refusal | None] = (parse_invite("", ""), None)
         self._released: list[PjCall] = []
         self._accounts: dict[str, Any] = {}
         self._log_writer: SipLog | None = None
@@ -201,14 +203,21 @@ class Endpoint:
         except Exception:
             _log.exception("sip_callback_failed")
 
-    def incoming(self, account: Any, prm: Any) -> None:
-        """An INVITE that PJSIP found well formed."""
+    def select_account(self, prm: Any) -> None:
+        """Decide on a request before PJSIP makes media for it; what is refused gets none."""
         invite = parse_invite(prm.rdata.wholeMsg, prm.rdata.srcAddress)
+        refusal = self._screen(invite, len(self._calls))
+        self._screened = (invite, refusal)
+        refusing = self._accounts.get(REFUSING)
+        if refusal is not None and refusing is not None:
+            prm.accountIndex = refusing.getId()
+
+    def incoming(self, account: Any, prm: Any) -> None:
+        """The INVITE that `select_account` decided on, found well formed by PJSIP."""
+        invite, refusal = self._screened
         leg = Leg(self, next(self._numbers))
         call = PjCall(self, account, leg, prm.callId)
-        others = len(self._calls)
         self._calls[leg.number] = call
-        refusal = self._screen(invite, others)
         if refusal is not None:
             self.post(self._on_refused, invite, refusal.sip_status, refusal.why)
             call.send_refusal(refusal)
@@ -349,6 +358,9 @@ class _PjEndpoint(pj.Endpoint):  # type: ignore[misc]
     def __init__(self, owner: Endpoint) -> None:
         super().__init__()
         self._owner = owner
+
+    def onSelectAccount(self, prm: Any) -> None:  # noqa: N802
+        self._owner.guard(lambda: self._owner.select_account(prm))
 
     def onRejectedIncomingCall(self, prm: Any) -> None:  # noqa: N802
         self._owner.guard(lambda: self._owner.rejected(prm))

@@ -14,7 +14,7 @@ from sip_gateway.admission import Admission
 from sip_gateway.agent_client import AgentClient
 from sip_gateway.call import Call, CallContext, CallResult
 from sip_gateway.config import TrunkKind
-from sip_gateway.endpoint import Endpoint, EndpointConfig
+from sip_gateway.endpoint import REFUSING, Endpoint, EndpointConfig
 from sip_gateway.media.jitter import JitterPolicy
 from sip_gateway.registration import Registration
 
@@ -45,7 +45,7 @@ class Worker:
         clock: Clock,
     ) -> None:
         self._config = config
-        self._admission = Admission(config.trunks)
+        self._admission = Admission(config.trunks, clock=clock)
         self._agents = AgentClient(config.agent, tls, timeout_ms=config.agent_timeout_ms)
         self._endpoint = Endpoint(
             _endpoint_config(config),
@@ -82,6 +82,7 @@ class Worker:
             _serve_metrics(self._config.metrics)
         await self._endpoint.start()
         self._admission.limit = self._endpoint.max_legs - 1
+        await self._endpoint.add_account(REFUSING, accounts.refusing_account())
         await self._endpoint.add_account(accounts.LOCAL, accounts.local_account())
         for registration in self._registrations:
             await registration.start()

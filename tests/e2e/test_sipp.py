@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from sip_gateway.softphone import PhoneState
 from tests.fakes.tones import tone
 
 if TYPE_CHECKING:
+    from sip_gateway.softphone import Softphone
     from tests.fakes.agent import FakeAgent
     from tests.fakes.gateway_process import GatewayProcess
 
@@ -145,3 +147,38 @@ async def test_garbage_is_counted_and_harms_nobody(
     await calling
     assert (await talk.ended()).reason == "caller_hung_up"
     await gateway.wait_for_metric("landline_sip_malformed_total", 40)
+
+
+@pytest.mark.parametrize("source", ["127.0.0.2", "127.0.0.1"], ids=["stranger", "own_trunk"])
+async def test_flood_of_invites_harms_no_call(
+    agent: FakeAgent, gateway: GatewayProcess, phone: Softphone, source: str
+) -> None:
+    """Each INVITE that PJSIP made media for would hold two of its 64 sockets for a while."""
+    call = await phone.dial(gateway.uri())
+    talk = await agent.next_call()
+    host, _, port = gateway.address.rpartition(":")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as flooder:
+        flooder.bind((source, 0))
+        flooder.connect((host, int(port)))
+        for number in range(200):
+            flooder.send(invite_text(gateway.address, source, flooder.getsockname()[1], number))
+            await asyncio.sleep(0.002)
+    assert len(await talk.hear(0.5)) == 16_000
+    assert call.state is PhoneState.TALKING
+    await call.hang_up()
+    assert (await talk.ended()).reason == "caller_hung_up"
+    assert gateway.process.returncode is None
+
+
+def invite_text(address: str, host: str, port: int, number: int) -> bytes:
+    """An INVITE whose caller will never say anything again."""
+    body = f"v=0\r\no=- 1 1 IN IP4 {host}\r\ns=-\r\nc=IN IP4 {host}\r\nt=0 0\r\n"
+    body += "m=audio 6000 RTP/AVP 0\r\n"
+    return (
+        f"INVITE sip:agent@{address} SIP/2.0\r\n"
+        f"Via: SIP/2.0/UDP {host}:{port};rport;branch=z9hG4bKflood{number}\r\n"
+        f"Max-Forwards: 70\r\nFrom: <sip:flood@{host}:{port}>;tag={number}\r\n"
+        f"To: <sip:agent@{address}>\r\nCall-ID: flood{number}\r\nCSeq: 1 INVITE\r\n"
+        f"Contact: <sip:flood@{host}:{port}>\r\nContent-Type: application/sdp\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n{body}"
+    ).encode()

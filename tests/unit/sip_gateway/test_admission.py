@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from services.common.addresses import HostPort
+from services.common.clock import ManualClock
 from services.common.config import Secret
-from sip_gateway.admission import FULL, STOPPING, UNKNOWN_SOURCE, Admission
+from sip_gateway.admission import FULL, STOPPING, TOO_FAST, UNKNOWN_SOURCE, Admission
 from sip_gateway.config import Trunk, TrunkKind
 from sip_gateway.events import Invite
 
@@ -36,32 +37,35 @@ def invite(source_ip: str, user: str = "100") -> Invite:
 
 
 def test_only_named_sources_are_taken() -> None:
-    admission = Admission([PEER], limit=3)
+    admission = Admission([PEER], clock=ManualClock(), limit=3)
     assert admission.decide(invite("192.0.2.5"), 0) is None
     assert admission.decide(invite("192.0.2.16"), 0) == UNKNOWN_SOURCE
     assert admission.decide(invite("::1"), 0) == UNKNOWN_SOURCE
 
 
 def test_a_stranger_learns_nothing_about_how_busy_we_are() -> None:
-    admission = Admission([PEER], limit=3)
+    admission = Admission([PEER], clock=ManualClock(), limit=3)
     admission.stopping = True
     assert admission.decide(invite("198.51.100.1"), 3) == UNKNOWN_SOURCE
 
 
 @pytest.mark.parametrize(("others", "refusal"), [(0, None), (2, None), (3, FULL), (4, FULL)])
 def test_the_limit(others: int, refusal: object) -> None:
-    assert Admission([PEER], limit=3).decide(invite("192.0.2.1"), others) == refusal
+    assert (
+        Admission([PEER], clock=ManualClock(), limit=3).decide(invite("192.0.2.1"), others)
+        == refusal
+    )
     assert FULL.retry_after_s
 
 
 def test_stopping_refuses_everybody() -> None:
-    admission = Admission([PEER], limit=3)
+    admission = Admission([PEER], clock=ManualClock(), limit=3)
     admission.stopping = True
     assert admission.decide(invite("192.0.2.1"), 0) == STOPPING
 
 
 def test_a_registrar_may_call_once_its_address_is_known() -> None:
-    admission = Admission([extension("600")], limit=3)
+    admission = Admission([extension("600")], clock=ManualClock(), limit=3)
     assert admission.trunk_of(invite("203.0.113.7", "600")) is None
     admission.learn_registrar("ext-600", ["203.0.113.7"])
     trunk = admission.trunk_of(invite("203.0.113.7", "600"))
@@ -70,9 +74,26 @@ def test_a_registrar_may_call_once_its_address_is_known() -> None:
 
 
 def test_of_several_extensions_the_dialled_one_is_meant() -> None:
-    admission = Admission([extension("600"), extension("601")], limit=3)
+    admission = Admission([extension("600"), extension("601")], clock=ManualClock(), limit=3)
     for name in ("ext-600", "ext-601"):
         admission.learn_registrar(name, ["203.0.113.7"])
     trunk = admission.trunk_of(invite("203.0.113.7", "601"))
     assert trunk is not None
     assert trunk.name == "ext-601"
+
+
+def test_a_burst_is_slowed_down_and_time_heals_it() -> None:
+    clock = ManualClock()
+    admission = Admission([PEER], clock=clock, limit=3)
+    decisions = [admission.decide(invite("192.0.2.1"), 0) for _ in range(12)]
+    assert decisions == [None] * 10 + [TOO_FAST] * 2
+    clock.advance(200)
+    decisions = [admission.decide(invite("192.0.2.1"), 0) for _ in range(3)]
+    assert decisions == [None, None, TOO_FAST]
+
+
+def test_strangers_use_up_nobodys_burst() -> None:
+    admission = Admission([PEER], clock=ManualClock(), limit=3)
+    for _ in range(100):
+        assert admission.decide(invite("198.51.100.1"), 0) == UNKNOWN_SOURCE
+    assert admission.decide(invite("192.0.2.1"), 0) is None
