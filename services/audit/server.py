@@ -28,9 +28,8 @@ class AuditServicer(audit_pb2_grpc.AuditServicer):
         request: audit_pb2.RecordRequest,
         context: grpc.aio.ServicerContext[audit_pb2.RecordRequest, audit_pb2.RecordResponse],
     ) -> audit_pb2.RecordResponse:
-        events = [to_event(event) for event in request.events]
         try:
-            receipt = await self._service.record(events)
+            receipt = await self._service.record([to_event(event) for event in request.events])
         except EventRefusedError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except LandlineError as error:
@@ -39,12 +38,19 @@ class AuditServicer(audit_pb2_grpc.AuditServicer):
 
 
 def to_event(event: audit_pb2.Event) -> Event:
-    """The event with whole numbers as integers: Struct knows only floating point."""
+    """The event with whole numbers as integers: Struct knows only floating point.
+
+    EventRefusedError for NaN and infinities, which JSON does not know.
+    """
+    try:
+        fields = _whole(json_format.MessageToDict(event.fields))
+    except ValueError as error:
+        raise EventRefusedError(f"{event.type}: {error}") from error
     return Event(
         type=event.type,
         time_unix_ms=event.time_unix_ms,
         call_id=event.call_id,
-        fields=_whole(json_format.MessageToDict(event.fields)),
+        fields=fields,
     )
 
 

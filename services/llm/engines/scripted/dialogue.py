@@ -258,8 +258,10 @@ class Dialogue:
         status = str(event.result.get("status"))
         match status:
             case "needs_confirmation":
-                asked = str(event.result.get("asked") or "")
-                return replace(state, question=Question.CONFIRM).saying(asked)
+                tool = self._agent.tools[event.name]
+                asked = event.result.get("asked") or self._text(tool.confirm, event.arguments)
+                state = replace(state, question=Question.CONFIRM)
+                return state.saying(str(asked) or self._agent.speech.how_can_i_help)
             case "identity_required" | "identity_mismatch" if state.rounds < _MAX_ROUNDS:
                 return replace(state, verified=None)
             case "locked":
