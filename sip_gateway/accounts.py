@@ -8,7 +8,7 @@ import pjsua2 as pj
 
 from services.common.errors import LandlineError
 from sip_gateway.config import Transport, Trunk
-from sip_gateway.endpoint import REFUSING
+from sip_gateway.endpoint import LOCAL, REFUSING
 from sip_gateway.events import RegistrationChanged
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from sip_gateway.endpoint import Endpoint
 
-LOCAL = "local"
 _EXPIRES_S = 300
 
 
@@ -68,7 +67,7 @@ def refusing_account() -> Callable[[Endpoint], PjAccount]:
 
     def make(endpoint: Endpoint) -> PjAccount:
         config = _base_config(endpoint)
-        config.idUri = f"sip:refused@{endpoint.contact_host}"
+        config.idUri = "sip:refused@refused.invalid"
         config.mediaConfig.useLoopMedTp = True
         return _created(endpoint, REFUSING, config)
 

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger()
 _ResultT = TypeVar("_ResultT")
-REFUSING = "refusing"  # the name of the account that answers what is refused
+LOCAL = "local"  # the account of calls that belong to no registration
+REFUSING = "refusing"  # the account that answers what is refused
 _POLL_MS = 10
 _MORE_LEGS_THAN_FIT = 32  # PJSIP was built for fewer, and takes as many as it can
 _PORT_ATTEMPTS = 10
@@ -208,9 +209,13 @@ class Endpoint:
         invite = parse_invite(prm.rdata.wholeMsg, prm.rdata.srcAddress)
         refusal = self._screen(invite, len(self._calls))
         self._screened = (invite, refusal)
-        refusing = self._accounts.get(REFUSING)
-        if refusal is not None and refusing is not None:
+        refusing, local = self._accounts.get(REFUSING), self._accounts.get(LOCAL)
+        if refusing is None or local is None:
+            return
+        if refusal is not None:
             prm.accountIndex = refusing.getId()
+        elif prm.accountIndex == refusing.getId():
+            prm.accountIndex = local.getId()
 
     def incoming(self, account: Any, prm: Any) -> None:
         """The INVITE that `select_account` decided on, found well formed by PJSIP."""

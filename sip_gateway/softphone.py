@@ -29,7 +29,7 @@ from services.common.clock import SystemClock
 from services.common.errors import LandlineError
 from sip_gateway import accounts, dtmf
 from sip_gateway.config import Codec, PortRange, Transport
-from sip_gateway.endpoint import Endpoint, EndpointConfig
+from sip_gateway.endpoint import LOCAL, Endpoint, EndpointConfig
 from sip_gateway.events import (
     DtmfPressed,
     Invite,
@@ -371,7 +371,7 @@ class Softphone:
             on_malformed=lambda: None,
         )
         await self._endpoint.start()
-        await self._endpoint.add_account(accounts.LOCAL, self._account)
+        await self._endpoint.add_account(LOCAL, self._account)
         return self
 
     async def __aexit__(
@@ -403,9 +403,7 @@ class Softphone:
         endpoint = self._running()
         call = SoftphoneCall(endpoint, self._clock)
         self._calls.append(call)
-        leg = await endpoint.dial(
-            uri, account=accounts.LOCAL, tap=call.audio, on_event=call.on_event
-        )
+        leg = await endpoint.dial(uri, account=LOCAL, tap=call.audio, on_event=call.on_event)
         call.attach(leg)
         return call
 

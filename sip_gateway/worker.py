@@ -14,7 +14,7 @@ from sip_gateway.admission import Admission
 from sip_gateway.agent_client import AgentClient
 from sip_gateway.call import Call, CallContext, CallResult
 from sip_gateway.config import TrunkKind
-from sip_gateway.endpoint import REFUSING, Endpoint, EndpointConfig
+from sip_gateway.endpoint import LOCAL, REFUSING, Endpoint, EndpointConfig
 from sip_gateway.media.jitter import JitterPolicy
 from sip_gateway.registration import Registration
 
@@ -82,8 +82,8 @@ class Worker:
             _serve_metrics(self._config.metrics)
         await self._endpoint.start()
         self._admission.limit = self._endpoint.max_legs - 1
+        await self._endpoint.add_account(LOCAL, accounts.local_account())
         await self._endpoint.add_account(REFUSING, accounts.refusing_account())
-        await self._endpoint.add_account(accounts.LOCAL, accounts.local_account())
         for registration in self._registrations:
             await registration.start()
         _log.info("ready", listen=str(self.address), conversations=self._admission.limit)
