@@ -37,6 +37,7 @@ class Journal:
         self._sequence = 0
         self._head = GENESIS
         self._size = 0
+        self._unusable = ""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(path.with_suffix(".lock"))
         try:
@@ -51,6 +52,8 @@ class Journal:
 
         JournalError when the disk refuses; then none of them is in the journal.
         """
+        if self._unusable:
+            raise JournalError(self._unusable)
         records: list[Record] = []
         sequence, head = self._sequence, self._head
         for event in events:
@@ -84,11 +87,17 @@ class Journal:
             if self._fsync:
                 os.fsync(self._file)
         except OSError as error:
-            # Half a batch must not stay behind: the next one follows the last whole record.
-            os.ftruncate(self._file, self._size)
+            self._take_back()
             raise JournalError(
                 f"cannot write {self.path}: {error.strerror}; free space or move the journal"
             ) from error
+
+    def _take_back(self) -> None:
+        """Half a batch must not stay behind: the next one follows the last whole record."""
+        try:
+            os.ftruncate(self._file, self._size)
+        except OSError as error:
+            self._unusable = f"{self.path} ends in half a record: {error.strerror}; start anew"
 
     def _recover(self) -> None:
         verdict = verify_file(self.path)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from services.common.clock import Clock
 
 _WAITING = Gauge("landline_agent_audit_waiting", "Events not yet acknowledged by the audit service")
-_DROPPED = Counter("landline_agent_audit_dropped", "Events dropped because the queue was full")
+_DROPPED = Counter("landline_agent_audit_dropped", "Events that are not on record", ["reason"])
 _BATCH = 256
 _log = structlog.get_logger()
 
@@ -82,17 +82,29 @@ class AuditClient:
                 await self._stub.Record(request, timeout=5.0)
                 break
             except grpc.RpcError as error:
+                if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
+                    await self._send_singly(batch, str(error.details()))
+                    return
                 _log.warning("audit_unavailable", reason=f"{error.code().name}: {error.details()}")
                 await asyncio.sleep(0.3)
         for item in batch:
             if item.acknowledged is not None and not item.acknowledged.done():
                 item.acknowledged.set_result(None)
 
+    async def _send_singly(self, batch: list[_Waiting], reason: str) -> None:
+        """One event is refused for what it is: the others must not wait behind it."""
+        if len(batch) > 1:
+            for item in batch:
+                await self._send([item])
+            return
+        _DROPPED.labels(reason="refused").inc()
+        _log.error("audit_event_refused", type=batch[0].event.type, reason=reason)
+
     def _put(self, item: _Waiting) -> None:
         try:
             self._queue.put_nowait(item)
         except asyncio.QueueFull:
-            _DROPPED.inc()
+            _DROPPED.labels(reason="queue_full").inc()
             _log.error("audit_event_dropped", type=item.event.type)
 
     def _event(self, call_id: str, type_: str, fields: dict[str, Any]) -> audit_pb2.Event:
