@@ -2,7 +2,8 @@
 
 Starts the whole embedded stack, phones it over real SIP and RTP, and asks the same question again
 and again. `framework` is what neither the wait for the end of the turn nor an engine accounts for,
-from the last speech PCM that enters the agent to the first reply PCM that leaves it.
+from the last speech PCM that enters the agent to the first reply PCM that leaves it; an engine's
+time is what the agent waits for it, transport included. `after_endpointing` subtracts no engine.
 `voice_to_voice` is RTP edge to RTP edge, as the phone hears it. No peer is measured yet; the
 baseline of the same run is the wait for the end of the turn that a fixed 600 ms would have cost.
 """
@@ -52,12 +53,15 @@ async def main(turns: int) -> dict[str, float | str | None]:
         journal = file.shared.data_dir / "audit" / "journal.jsonl"
         measured = [e.fields for e in reader.events(journal) if e.type == "turn_measured"]
     own = [float(turn["framework_ms"]) for turn in measured]
+    after = [float(turn["total_ms"] - turn["endpointing_ms"]) for turn in measured]
     waited = [float(turn["endpointing_ms"]) for turn in measured]
     return {
         "peer": None,
         "turns": len(measured),
         "framework_p50_ms": percentile(own, 50),
         "framework_p95_ms": percentile(own, 95),
+        "after_endpointing_p50_ms": percentile(after, 50),
+        "after_endpointing_p95_ms": percentile(after, 95),
         "voice_to_voice_p50_ms": percentile(delays, 50),
         "voice_to_voice_p95_ms": percentile(delays, 95),
         "endpointing_p50_ms": percentile(waited, 50),
