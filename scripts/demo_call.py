@@ -233,7 +233,7 @@ def appointment(data_dir: Path) -> str | None:
 async def main(arguments: argparse.Namespace) -> int:
     screen = Screen()
     path = prepare(arguments.folder.resolve())
-    overrides = ("sip.listen=127.0.0.1:0",)
+    overrides = ("sip.listen=127.0.0.1:0", *arguments.set)
     file = config.load(path, overrides)
     logging.configure("demo", level="warning")
     protocol = Protocol()
@@ -281,6 +281,13 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--keep", action="store_true", help="leave everything running afterwards")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="as landline up has it",
+    )
     parser.add_argument("--json", type=Path, help="write the turns and their delays to this file")
     parser.add_argument(
         "--folder", type=Path, default=ROOT / "var" / "demo", help="where the demo keeps its data"
