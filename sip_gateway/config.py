@@ -5,13 +5,17 @@ from __future__ import annotations
 import ipaddress
 import itertools
 import re
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from services.common.addresses import Address, HostPort
 from services.common.config import Secret, Section
+
+if TYPE_CHECKING:
+    from sip_gateway.media.jitter import JitterPolicy
 
 _PORT_RANGE = re.compile(r"(\d{1,5})-(\d{1,5})")
 
@@ -105,6 +109,20 @@ class Trunk(Section):
                 f"trunk {self.name!r} is a peer without allow: name the networks it calls from"
             )
         return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointConfig:
+    """What an endpoint is made with. `screen` runs on the PJSIP thread and must not block."""
+
+    listen: HostPort
+    transports: tuple[Transport, ...]
+    rtp_ports: PortRange
+    codecs: tuple[Codec, ...]
+    jitter: JitterPolicy
+    public_address: str | None = None
+    user_agent: str = "Landline"
+    accept_transfers: bool = False
 
 
 class SipConfig(Section):

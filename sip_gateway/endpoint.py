@@ -10,7 +10,6 @@ import asyncio
 import itertools
 import threading
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pjsua2 as pj
@@ -19,7 +18,7 @@ import structlog
 from services.common.addresses import HostPort
 from services.common.audio import FRAME_MS, SAMPLE_RATE_HZ
 from services.common.errors import ConfigError, LandlineError
-from sip_gateway.config import Codec, PortRange, Transport
+from sip_gateway.config import Codec, EndpointConfig, Transport
 from sip_gateway.leg import Leg, PjCall
 from sip_gateway.mailbox import Mailbox
 from sip_gateway.media.port import MediaPort
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sip_gateway.events import Invite, Refusal
-    from sip_gateway.media.jitter import JitterPolicy
     from sip_gateway.media.port import MediaTap
 
 _log = structlog.get_logger()
@@ -49,20 +47,6 @@ _PJ_TRANSPORTS = {
     Transport.UDP: pj.PJSIP_TRANSPORT_UDP,
     Transport.TCP: pj.PJSIP_TRANSPORT_TCP,
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EndpointConfig:
-    """What an endpoint is made with. `screen` runs on the PJSIP thread and must not block."""
-
-    listen: HostPort
-    transports: tuple[Transport, ...]
-    rtp_ports: PortRange
-    codecs: tuple[Codec, ...]
-    jitter: JitterPolicy
-    public_address: str | None = None
-    user_agent: str = "Landline"
-    accept_transfers: bool = False
 
 
 class Endpoint:

@@ -6,7 +6,7 @@ dies on the PJSIP thread (see endpoint.py). Callbacks do nothing but post events
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pjsua2 as pj
 import structlog
@@ -30,10 +30,11 @@ from sip_gateway.media.jitter import StreamStatistics
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sip_gateway.endpoint import Endpoint
+    from sip_gateway.config import EndpointConfig
     from sip_gateway.media.port import MediaPort, MediaTap
 
 _log = structlog.get_logger()
+_ResultT = TypeVar("_ResultT")
 _CODEC_FRAME_MS = 20
 # Flags of a telephone event that pjsua2 uses and does not name.
 _DTMF_IS_UPDATE = 1
@@ -44,10 +45,33 @@ class LegError(LandlineError):
     """PJSIP refused an operation, or the leg has ended."""
 
 
+class Host(Protocol):
+    """What legs need of the endpoint that they live in. `submit` and `post` are for any thread."""
+
+    @property
+    def config(self) -> EndpointConfig: ...
+
+    async def submit(self, function: Callable[[], _ResultT]) -> _ResultT: ...
+
+    def post(self, function: Callable[..., object], *arguments: Any) -> None: ...
+
+    def guard(self, callback: Callable[[], None]) -> None: ...
+
+    def call_of(self, leg: Leg) -> PjCall | None: ...
+
+    def leg_for_transfer(self, account: Any) -> tuple[PjCall, Leg]: ...
+
+    def release(self, leg: Leg) -> None: ...
+
+    def take_port(self) -> MediaPort: ...
+
+    def give_port_back(self, port: MediaPort) -> None: ...
+
+
 class Leg:
     """The handle of a leg. `on_event` is called on the event loop."""
 
-    def __init__(self, endpoint: Endpoint, number: int) -> None:
+    def __init__(self, endpoint: Host, number: int) -> None:
         self._endpoint = endpoint
         self.number = number
         self.tap: MediaTap | None = None
@@ -113,7 +137,7 @@ class PjCall(pj.Call):  # type: ignore[misc]
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        endpoint: Host,
         account: Any,
         leg: Leg,
         call_id: int = pj.PJSUA_INVALID_ID,

@@ -28,8 +28,8 @@ from services.common.audio import BYTES_PER_SAMPLE, SAMPLE_RATE_HZ
 from services.common.clock import SystemClock
 from services.common.errors import LandlineError
 from sip_gateway import accounts, dtmf
-from sip_gateway.config import Codec, PortRange, Transport
-from sip_gateway.endpoint import LOCAL, Endpoint, EndpointConfig
+from sip_gateway.config import Codec, EndpointConfig, PortRange, Transport
+from sip_gateway.endpoint import LOCAL, Endpoint
 from sip_gateway.events import (
     DtmfPressed,
     Invite,
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from services.common.clock import Clock
-    from sip_gateway.events import LegEvent
+    from sip_gateway.events import LegEvent, NewLeg
     from sip_gateway.leg import Leg
 
 _BUFFERED_FRAMES = 1500
@@ -277,7 +277,7 @@ class SoftphoneCall:
             case TransferProgressed():
                 raise AssertionError("a softphone sends no REFER")
 
-    def _on_transfer(self, target: str, new_leg: Leg) -> None:
+    def _on_transfer(self, target: str, new_leg: NewLeg) -> None:
         """Report where we are sent, and leave: the first call ends before the second is given up.
 
         A phone hangs up when it has been handed over. Whether the target would answer is not for
@@ -288,7 +288,7 @@ class SoftphoneCall:
         task = asyncio.create_task(self._leave(new_leg))
         self._leaving = task
 
-    async def _leave(self, new_leg: Leg) -> None:
+    async def _leave(self, new_leg: NewLeg) -> None:
         await self.hang_up()
         with contextlib.suppress(LandlineError):
             await new_leg.hang_up()
