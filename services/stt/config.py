@@ -25,7 +25,7 @@ class SttConfig(Section):
     partial_interval_ms: float = Field(default=300.0, gt=0)
     max_utterance_s: float = Field(default=40.0, gt=0)  # later audio of an utterance is dropped
     # How much worse speech may fit the grammar than it fits free phones. Lower refuses more.
-    rejection_margin: float = Field(default=18.5, gt=0)
+    rejection_margin: float = Field(default=18.0, gt=0)
     # Words that the dictionary lacks or has wrong: ARPAbet as in the CMU dictionary, for example
     # landline = "L AE N D L AY N".
     pronunciations: dict[str, str] = Field(default_factory=dict)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 
 from services.common.phrases import PhraseSet
@@ -29,6 +30,7 @@ OUTSIDE = "my favourite football team has lost another match"
 
 @dataclass(frozen=True)
 class Subject:
+    make: Callable[[], Engine]
     engine: Engine
     speak: Callable[[str], bytes]
 
@@ -49,11 +51,12 @@ class Subject:
 @pytest.fixture(scope="module", params=["fake", "pocketsphinx"])
 def subject(request: pytest.FixtureRequest) -> Subject:
     if request.param == "fake":
-        return Subject(stt_engine.FakeEngine(), stt_engine.spoken)
-    return Subject(
-        PocketSphinxEngine(rejection_margin=SttConfig().rejection_margin, pronunciations={}),
-        telephone.flite,
-    )
+        return Subject(stt_engine.FakeEngine, stt_engine.FakeEngine(), stt_engine.spoken)
+    return Subject(pocketsphinx, pocketsphinx(), telephone.flite)
+
+
+def pocketsphinx() -> PocketSphinxEngine:
+    return PocketSphinxEngine(rejection_margin=SttConfig().rejection_margin, pronunciations={})
 
 
 @pytest.mark.parametrize(
@@ -116,12 +119,30 @@ def test_guesses_while_audio_comes(subject: Subject) -> None:
     utterance.close()
 
 
-def test_an_abandoned_utterance_leaves_no_trace_in_the_next(subject: Subject) -> None:
-    recogniser = subject.recogniser()
-    abandoned = recogniser.begin(())
-    abandoned.accept(subject.speak("i want to book an appointment"))
-    abandoned.close()
-    assert subject.hear("goodbye").text == "goodbye"
+@pytest.mark.parametrize("finished", [True, False], ids=["finished", "abandoned"])
+@pytest.mark.parametrize("before", ["silence", "blip", "noise", "speech"])
+def test_what_another_call_heard_before_changes_nothing(
+    subject: Subject, before: str, finished: bool
+) -> None:
+    text = "i want to book an appointment"
+    rng = np.random.default_rng(1)
+    earlier = {
+        "silence": bytes(160_000),
+        "blip": bytes(640),
+        "noise": rng.integers(34, 127, 48_000).astype("<i2").tobytes(),
+        "speech": subject.speak("goodbye"),
+    }[before]
+    fresh = subject.make()
+    alone = replace(subject, engine=fresh).hear(text)
+    recogniser = fresh.prepare(VOCABULARY)
+    for _ in range(3):
+        other = recogniser.begin(())
+        other.accept(earlier)
+        if finished:
+            other.finish()
+        other.close()
+        assert replace(subject, engine=fresh).hear(text) == alone
+    assert alone.text == text
 
 
 def test_utterances_in_several_threads_do_not_mix(subject: Subject) -> None:

@@ -32,6 +32,7 @@ _SIGNATURES = {
     "ps_add_allphone_file": (c_int, [c_void_p, c_char_p, c_char_p]),
     "ps_activate_search": (c_int, [c_void_p, c_char_p]),
     "ps_remove_search": (c_int, [c_void_p, c_char_p]),
+    "ps_start_stream": (c_int, [c_void_p]),
     "ps_start_utt": (c_int, [c_void_p]),
     "ps_process_raw": (c_int, [c_void_p, c_char_p, c_size_t, c_int, c_int]),
     "ps_end_utt": (c_int, [c_void_p]),
@@ -96,6 +97,7 @@ class Decoder:
         self._c.ps_config_free(config)
         if not self._decoder:
             raise EngineError(f"PocketSphinx cannot load its model from {folder.decode()}")
+        self._has_decoded = False
         weakref.finalize(self, self._c.ps_free, self._decoder)
 
     def add_word(self, name: str, phones: str) -> None:
@@ -116,17 +118,25 @@ class Decoder:
     def start(self, name: str, means: bytes) -> None:
         """Begin an utterance with a search and first cepstral means (see `means`)."""
         self._check(self._c.ps_activate_search(self._decoder, name.encode()), name)
+        self._has_decoded = True
         self._check(self._c.ps_set_cmn(self._decoder, means), "set_cmn")
-        self._check(self._c.ps_start_utt(self._decoder), "start_utt")
+        self._start_afresh()
 
     def process(self, pcm: bytes) -> None:
         """Decode more 16 kHz mono s16le audio."""
         self._process(pcm, search=True)
 
     def means(self, name: str, pcm: bytes) -> bytes:
-        """The cepstral means of this audio, which is not decoded."""
+        """The cepstral means of this audio, which is not decoded.
+
+        A decoder that has once decoded audio as it came never takes the mean of a whole again
+        (feat_cmn in feat.c), only a slow average over all that it ever heard. So one that measures
+        must do nothing else.
+        """
+        if self._has_decoded:
+            raise EngineError("a decoder that has decoded cannot measure")
         self._check(self._c.ps_activate_search(self._decoder, name.encode()), name)
-        self._check(self._c.ps_start_utt(self._decoder), "start_utt")
+        self._start_afresh()
         self._process(pcm, search=False)
         self.end()
         return bytes(self._c.ps_get_cmn(self._decoder, 0))
@@ -154,6 +164,11 @@ class Decoder:
             found.append(Segment(self._c.ps_seg_word(at).decode(), first.value, last.value))
             at = self._c.ps_seg_next(at)
         return found
+
+    def _start_afresh(self) -> None:
+        """Without what was learnt of the noise on the line before, which was another call's."""
+        self._check(self._c.ps_start_stream(self._decoder), "start_stream")
+        self._check(self._c.ps_start_utt(self._decoder), "start_utt")
 
     def _process(self, pcm: bytes, *, search: bool) -> None:
         # Audio that is only measured is taken as a whole, which is when its mean is exact.
