@@ -225,7 +225,10 @@ def expectations(data_dir: Path, protocol: Protocol) -> list[tuple[bool, str]]:
 
 def appointment(data_dir: Path) -> str | None:
     """The appointment in the clinic's database, if it is there."""
-    with contextlib.closing(sqlite3.connect(data_dir / "clinic.sqlite3")) as database:
+    path = data_dir / "clinic.sqlite3"
+    if not path.exists():
+        return None
+    with contextlib.closing(sqlite3.connect(path)) as database:
         rows = database.execute("SELECT patient_number, day, time FROM appointments").fetchall()
     return " ".join(str(value) for value in rows[0]) if rows else None
 

@@ -72,13 +72,15 @@ async def run(settings: TerminalCall, show: Callable[[str, str], None]) -> None:
 async def _talk(
     settings: TerminalCall, call: SoftphoneCall, show: Callable[[str, str], None]
 ) -> None:
-    caller = Caller(call, SystemClock())
+    clock = SystemClock()
+    caller = Caller(call, clock)
     if settings.steps:
+        await caller.until_quiet()
         for step in settings.steps:
-            await caller.until_quiet()
             await _do(step, settings, caller, show)
-        with contextlib.suppress(NoAnswerError):
-            await caller.until_quiet()
+            with contextlib.suppress(NoAnswerError):
+                await caller.until_voice(after_ms=clock.now_ms())
+                await caller.until_quiet()
         return
     show("help", HELP)
     async for line in _typed():

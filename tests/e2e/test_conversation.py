@@ -188,7 +188,7 @@ async def test_the_disclosure_is_heard_in_full_however_the_caller_talks_over_it(
         assert heard.fields["text"] == "what are your opening hours"
 
 
-@pytest.mark.parametrize("part", ["stt", "llm", "tts"])
+@pytest.mark.parametrize("part", ["stt", "llm", "tts", "audit"])
 async def test_a_service_killed_in_mid_call_comes_back_and_no_call_is_lost(
     open_clinic: Open, phone: Softphone, part: str
 ) -> None:
@@ -206,7 +206,29 @@ async def test_a_service_killed_in_mid_call_comes_back_and_no_call_is_lost(
         await asyncio.gather(*(caller.until_quiet(quiet_ms=2_000) for caller in callers))
         answers = [event.fields["text"] for event in clinic.events("agent_said")]
         assert sum("from nine to twelve" in answer for answer in answers) == 2
+        assert [event.fields["text"] for event in clinic.events("caller_said")] == [
+            "what are your opening hours"
+        ] * 2
         assert not clinic.events("call_ended")
+    assert verify_file(clinic.journal).ok
+
+
+async def test_a_killed_agent_ends_its_calls_with_a_reason_and_the_next_is_answered(
+    open_clinic: Open, phone: Softphone
+) -> None:
+    async with open_clinic() as clinic:
+        caller = await dial(phone, clinic)
+        await caller.until_voice(after_ms=0.0)
+        agent = clinic.stack.running["agent"]
+        killed = agent.pid
+        clinic.kill("agent")
+        async with asyncio.timeout(10):
+            await caller.call.ended()
+        async with asyncio.timeout(20):
+            while agent.pid == killed:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        again = await dial(phone, clinic)
+        await again.until_voice(after_ms=0.0)
 
 
 async def test_a_caller_who_hangs_up_in_the_greeting_leaves_nothing_behind(
