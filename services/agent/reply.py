@@ -7,11 +7,14 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from services.agent.clauses import ClauseCutter
-from services.agent.clients.llm import Done, Text
+from services.agent.clients.llm import Done, LlmUnavailableError, Text
 from services.agent.conversation import ToolCall, keypad
 from services.agent.tools import builtin, gate
 from services.common.agent_file import YES_NO_SLOT, is_yes
+from services.common.metrics import Counter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from services.common.agent_file import AgentFile
     from services.common.clock import Clock
 
+_BROKEN_OFF = Counter("landline_agent_answers_broken_off", "Answers that the model did not end")
+_log = structlog.get_logger()
 _MAX_ROUNDS = 6
 _FILLER_AFTER_S = 1.2
 
@@ -115,13 +120,21 @@ class ReplyMaker:
         done = Done((), ())
         if timing is not None and timing.asked_llm_ms is None:
             timing.asked_llm_ms = self._clock.now_ms()
-        async for event in self._llm.chat(self._request(messages)):
-            match event:
-                case Text(text):
-                    for clause in cutter.push(text):
-                        self._speak(entry, clause, timing)
-                case Done():
-                    done = event
+        try:
+            async for event in self._llm.chat(self._request(messages)):
+                match event:
+                    case Text(text):
+                        for clause in cutter.push(text):
+                            self._speak(entry, clause, timing)
+                    case Done():
+                        done = event
+        except LlmUnavailableError as error:
+            if not entry.pieces:
+                raise
+            # Whole clauses have been said: the caller can answer them, or ask again.
+            _BROKEN_OFF.inc()
+            _log.warning("answer_broken_off", reason=str(error))
+            return done
         for clause in cutter.flush():
             self._speak(entry, clause, timing)
         return done

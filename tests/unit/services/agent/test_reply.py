@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.agent.clients.llm import Done, LlmEvent, Text
+from services.agent.clients.llm import Done, LlmEvent, LlmUnavailableError, Text
 from services.agent.config import LlmConfig
 from services.agent.conversation import Conversation, Piece, ToolCall, keypad
 from services.agent.reply import Outcome, ReplyMaker
@@ -73,12 +73,15 @@ class FakeLlm:
 
     def __init__(self) -> None:
         self.rounds: list[list[LlmEvent]] = []
+        self.break_off = False
         self.asked: list[list[dict[str, Any]]] = []
 
     async def chat(self, request: dict[str, Any]) -> AsyncIterator[LlmEvent]:
         self.asked.append(request["messages"])
         for event in self.rounds.pop(0):
             yield event
+        if self.break_off:
+            raise LlmUnavailableError("gone")
 
 
 class Rig:
@@ -146,6 +149,18 @@ async def test_what_the_reply_asks_for_is_kept(rig: Rig) -> None:
 async def test_an_empty_answer_is_never_silence(rig: Rig) -> None:
     await rig.answer("hi", [Done((), ())])
     assert rig.said == ["Sorry?"]
+
+
+async def test_an_answer_that_breaks_off_keeps_its_whole_clauses(rig: Rig) -> None:
+    rig.llm.break_off = True
+    assert await rig.answer("hi", [Text("We are open. And the")]) == Outcome()
+    assert rig.said == ["We are open."]
+
+
+async def test_no_answer_at_all_is_an_error(rig: Rig) -> None:
+    rig.llm.break_off = True
+    with pytest.raises(LlmUnavailableError):
+        await rig.answer("hi", [])
 
 
 async def test_a_write_is_asked_for_and_runs_once_after_a_yes(rig: Rig) -> None:
