@@ -13,14 +13,11 @@ the agent has the PCM of its first sample; under jitter the network's own delay 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import heapq
 import itertools
-import json
 import os
-import platform
 import random
 import re
 import socket
@@ -31,12 +28,12 @@ import tempfile
 import time
 import urllib.request
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import grpc.aio
 import numpy as np
+from report import arguments, publish
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "proto" / "gen")]
@@ -393,15 +390,6 @@ def metric(port: int, name: str) -> float:
     return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name))
 
 
-def machine() -> str:
-    names = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
-
-
 async def measure(quick: bool) -> dict[str, Any]:
     seconds = 6.0 if quick else 30.0
     agent = Agent()
@@ -418,7 +406,7 @@ async def measure(quick: bool) -> dict[str, Any]:
         finally:
             await gateway.stop()
     await grpc_server.stop(0)
-    baseline = await start_server(__file__, "--serve-baseline")
+    baseline = await start_server(str(Path(__file__).with_name("bare_port.py")))
     try:
         bare = await cost_of(baseline, 3, seconds)
     finally:
@@ -467,98 +455,11 @@ def _free_port() -> Any:
     yield port
 
 
-# -- the baseline -------------------------------------------------------------------------------
-
-
-def serve_baseline() -> None:
-    """A bare PJSIP port: PCM is read by pointer and thrown away, silence goes out."""
-    import pjsua2 as pj
-
-    from sip_gateway.media.port import MediaPort
-    from sip_gateway.sip_log import pjsip_library
-
-    class Nobody:
-        def requested(self) -> bytes:
-            return bytes(640)
-
-        def received(self, pcm: bytes) -> None:
-            pass
-
-    class Call(pj.Call):  # type: ignore[misc]
-        port: Any = None
-
-        def onCallMediaState(self, _prm: Any) -> None:  # noqa: N802
-            info = self.getInfo()
-            for media in info.media:
-                if media.status == pj.PJSUA_CALL_MEDIA_ACTIVE:
-                    self.port = self.port or MediaPort("bare")
-                    self.port.tap = Nobody()
-                    audio = self.getAudioMedia(media.index)
-                    audio.startTransmit(self.port)
-                    self.port.startTransmit(audio)
-
-    calls: list[Call] = []
-
-    class Account(pj.Account):  # type: ignore[misc]
-        def onIncomingCall(self, prm: Any) -> None:  # noqa: N802
-            call = Call(self, prm.callId)
-            calls.append(call)
-            answer = pj.CallOpParam()
-            answer.statusCode = 200
-            call.answer(answer)
-
-    pjsip_library().pj_log_set_level(0)
-    endpoint = pj.Endpoint()
-    endpoint.libCreate()
-    config = pj.EpConfig()
-    config.logConfig.level = config.logConfig.consoleLevel = 0
-    config.uaConfig.threadCnt = 0
-    config.medConfig.clockRate = 16_000
-    config.medConfig.noVad = True
-    config.medConfig.ecTailLen = 0
-    endpoint.libInit(config)
-    endpoint.audDevManager().setNullDev()
-    transport = pj.TransportConfig()
-    transport.boundAddress = HOST
-    number = endpoint.transportCreate(pj.PJSIP_TRANSPORT_UDP, transport)
-    endpoint.libStart()
-    account_config = pj.AccountConfig()
-    account_config.idUri = f"sip:agent@{HOST}"
-    account_config.mediaConfig.transportConfig.boundAddress = HOST
-    account = Account()
-    account.create(account_config)
-    print(f"LISTENING baseline {endpoint.transportGetInfo(number).localName}", flush=True)
-    while True:
-        endpoint.libHandleEvents(10)
-
-
-def report(figures: dict[str, Any]) -> None:
-    for key, value in figures.items():
-        print(f"{key:32} {'not measured' if value is None else value}")
+if __name__ == "__main__":
+    options = arguments(__doc__ or "")
+    figures = asyncio.run(measure(options.quick))
+    publish({"peer": None, **figures}, options.json)
     print(
         f"\none call costs {figures['cpu_percent_per_call']} % of a core, "
         f"{figures['cpu_ratio_to_baseline']} times a bare PJSIP port"
     )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="end within 50 seconds")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
-    parser.add_argument("--serve-baseline", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.serve_baseline:
-        serve_baseline()
-    figures = {
-        "machine": machine(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "peer": None,
-        **asyncio.run(measure(arguments.quick)),
-    }
-    report(figures)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

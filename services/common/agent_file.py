@@ -180,7 +180,6 @@ class AgentFile(Section):
     tools: dict[str, Tool] = Field(default_factory=dict)
     transfers: dict[str, TransferTarget] = Field(default_factory=dict)
     identity: Identity | None = None
-    pronunciations: dict[str, str] = Field(default_factory=dict)  # how a word is to be spoken
     folder: Path = Path()
 
     @model_validator(mode="after")
