@@ -45,12 +45,15 @@ async def up(folder: Path) -> AsyncIterator[None]:
         stderr=asyncio.subprocess.DEVNULL,
     )
     assert process.stdout is not None
-    async with asyncio.timeout(60):
-        assert (await process.stdout.readline()).startswith(b"Ready. Dial sip:agent@127.0.0.1:")
-    yield
-    process.terminate()
-    async with asyncio.timeout(30):
-        assert await process.wait() == 0
+    try:
+        async with asyncio.timeout(60):
+            assert (await process.stdout.readline()).startswith(b"Ready. Dial sip:agent@127.0.0.1:")
+        yield
+    finally:
+        process.terminate()
+        async with asyncio.timeout(30):
+            status = await process.wait()
+    assert status == 0
 
 
 async def test_from_init_to_a_verified_call(tmp_path: Path) -> None:
