@@ -29,11 +29,12 @@ from services.common.clock import SystemClock
 from services.common.errors import LandlineError
 from services.eval.caller import Caller, NoAnswerError
 from services.eval.watch import JournalEvent, describe, follow
-from services.stack import Stack
+from services.stack import Stack, address_of
 from sip_gateway.softphone import Softphone, read_wav
 
 ROOT = Path(__file__).resolve().parent.parent
 VOICES = ROOT / "scripts" / "caller"
+MARKER = ".landline-demo"
 EXAMPLES = ROOT / "services" / "agent" / "examples"
 COLOURS = {"caller": "bold yellow", "agent": "cyan", "heard": "green", "trouble": "bold red"}
 
@@ -112,12 +113,32 @@ class Screen:
 
 
 def prepare(folder: Path) -> Path:
-    """A fresh folder with the example configuration; the path of its landline.toml."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """A fresh folder with the example configuration; the path of its landline.toml.
+
+    Only a folder that an earlier demo made is emptied, and only when nothing runs from it.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / MARKER).exists():
+            raise LandlineError(f"{folder} is not empty and not the demo's: name another --folder")
+        if running_from(folder):
+            raise LandlineError(
+                f"a demo runs from {folder}: stop it, or name another --folder"
+            )
+        shutil.rmtree(folder)
     (folder / "agents").mkdir(parents=True)
+    (folder / MARKER).touch()
     shutil.copytree(EXAMPLES / "clinic", folder / "agents" / "clinic")
     shutil.copy(EXAMPLES / "landline.toml", folder)
     return folder / "landline.toml"
+
+
+def running_from(folder: Path) -> bool:
+    """Whether a stack runs from this folder."""
+    try:
+        address_of(config.load(folder / "landline.toml"), "gateway")
+    except LandlineError:
+        return False
+    return True
 
 
 async def phone(uri: str, screen: Screen, protocol: Protocol, watcher: asyncio.Task[None]) -> None:
@@ -295,4 +316,7 @@ if __name__ == "__main__":
     parser.add_argument(
         "--folder", type=Path, default=ROOT / "var" / "demo", help="where the demo keeps its data"
     )
-    sys.exit(asyncio.run(main(parser.parse_args())))
+    try:
+        sys.exit(asyncio.run(main(parser.parse_args())))
+    except LandlineError as error:
+        sys.exit(f"demo: {error}")

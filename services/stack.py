@@ -101,6 +101,7 @@ class Stack:
         self.running: dict[str, Running] = {}
         self._watchers: list[asyncio.Task[None]] = []
         self._stopping = False
+        self._state_is_ours = False
 
     async def __aenter__(self) -> Stack:
         self.logs.mkdir(parents=True, exist_ok=True)
@@ -190,6 +191,7 @@ class Stack:
             except LandlineError as error:
                 self._on_change(part.name, str(error))
                 continue
+            self._write_state()
             self._on_change(part.name, f"listening on {running.address} again")
 
     def _write_state(self) -> None:
@@ -199,6 +201,7 @@ class Stack:
             for name, running in self.running.items()
         }
         self._state.write_text(json.dumps({"pid": os.getpid(), "parts": parts}), encoding="utf-8")
+        self._state_is_ours = True
 
     async def _stop(self) -> None:
         """The gateway first, so that callers hear a proper end; then the rest."""
@@ -209,11 +212,12 @@ class Stack:
         for running in reversed(list(self.running.values())):
             await _end(running.process)
         self.running.clear()
-        self._state.unlink(missing_ok=True)
+        if self._state_is_ours:
+            self._state.unlink(missing_ok=True)
 
 
 def state_path(file: ConfigFile) -> Path:
-    """The file that says where a running stack listens; it is gone when nothing runs."""
+    """The file that says where a running stack listens; a clean stop removes it."""
     return file.shared.data_dir / "stack.json"
 
 
@@ -221,6 +225,7 @@ def address_of(file: ConfigFile, part: str) -> HostPort:
     """Where a part of the stack that runs from this configuration listens."""
     try:
         state = json.loads(state_path(file).read_text(encoding="utf-8"))
+        os.kill(state["pid"], 0)
         return parse_host_port(state["parts"][part]["address"])
     except (OSError, ValueError, KeyError):
         raise LandlineError(f"nothing runs from {file.path}: start it with landline up") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -36,10 +37,18 @@ _FILLER_AFTER_S = 1.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PendingWrite:
-    """A write that waits for the caller's yes."""
+    """A write that waits for the caller's yes to `question`."""
 
     name: str
     arguments: dict[str, Any]
+    question: Piece
+
+    def was_heard(self) -> bool:
+        """Whether the caller heard what is to be done, even if not the question's last words."""
+        text = self.question.text
+        values = [str(value) for value in self.arguments.values()]
+        ends = [text.find(value) + len(value) for value in values if value in text]
+        return len(self.question.heard()) >= max(ends, default=len(text))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -91,6 +100,9 @@ class ReplyMaker:
         pending, self.state.pending = self.state.pending, None
         self._conversation.add_caller(text)
         if pending is not None and (is_yes(text) or text == keypad("1")):
+            if not pending.was_heard():
+                self._ask(pending.name, pending.arguments)
+                return Outcome()
             await self._run_confirmed(pending)
         for _ in range(_MAX_ROUNDS):
             outcome = await self._round(timing)
@@ -148,10 +160,12 @@ class ReplyMaker:
             "max_tokens": self._config.max_tokens,
         }
 
-    def _speak(self, entry: AgentEntry, text: str, timing: TurnTiming | None = None) -> None:
+    def _speak(self, entry: AgentEntry, text: str, timing: TurnTiming | None = None) -> Piece:
         if timing is not None and timing.first_text_ms is None:
             timing.first_text_ms = self._clock.now_ms()
-        entry.pieces.append(self._say(text))
+        piece = self._say(text)
+        entry.pieces.append(piece)
+        return piece
 
     async def _tool(self, entry: AgentEntry, call: ToolCall) -> Outcome | None:
         """Run one tool call, or refuse it; None when the model is to speak about the result."""
@@ -170,8 +184,7 @@ class ReplyMaker:
             return None
         if gate.needs_confirmation(self._agent, call.name):
             return self._ask_confirmation(entry, call, dict(arguments))
-        result = await self._run(call.name, dict(arguments))
-        entry.results[call.id] = json.dumps(result)
+        await self._run(entry, call, dict(arguments))
         return None
 
     def _transfer(self, entry: AgentEntry, call: ToolCall, target: object) -> Outcome | None:
@@ -192,12 +205,17 @@ class ReplyMaker:
             message = "one change at a time: another one waits for the caller's yes"
             entry.results[call.id] = json.dumps({"status": "error", "message": message})
             return Outcome()
-        self.state.pending = PendingWrite(name=call.name, arguments=arguments)
-        self.state.expect = (YES_NO_SLOT,)
-        question = gate.confirmation(self._agent, call.name, arguments)
+        question = self._ask(call.name, arguments)
         entry.results[call.id] = json.dumps({"status": "needs_confirmation", "asked": question})
-        self._speak(self._conversation.add_agent(), question)
         return Outcome()
+
+    def _ask(self, name: str, arguments: dict[str, Any]) -> str:
+        """Ask the caller to confirm a write; what was asked."""
+        text = gate.confirmation(self._agent, name, arguments)
+        question = self._speak(self._conversation.add_agent(), text)
+        self.state.pending = PendingWrite(name=name, arguments=arguments, question=question)
+        self.state.expect = (YES_NO_SLOT,)
+        return text
 
     async def _run_confirmed(self, pending: PendingWrite) -> None:
         """Run a write that the caller has said yes to, and put it into the history."""
@@ -211,17 +229,37 @@ class ReplyMaker:
         entry.tool_calls.append(call)
         # Should the caller interrupt, the model must still learn that the write was begun.
         entry.results[call.id] = json.dumps({"status": "running"})
-        result = gate.refuse(self._agent, pending.name, pending.arguments, self.state.identity)
-        if result is None:
-            result = await self._run(pending.name, pending.arguments)
-        entry.results[call.id] = json.dumps(result)
+        refused = gate.refuse(self._agent, pending.name, pending.arguments, self.state.identity)
+        if refused is not None:
+            entry.results[call.id] = json.dumps(refused)
+            return
+        await self._run(entry, call, pending.arguments, occasion=self._confirmed)
 
-    async def _run(self, name: str, arguments: dict[str, Any]) -> Result:
-        """Run the tool, saying something when it is slow."""
-        task = asyncio.ensure_future(self._tools.run(name, arguments))
+    async def _run(
+        self, entry: AgentEntry, call: ToolCall, arguments: dict[str, Any], occasion: int = 0
+    ) -> None:
+        """Run the tool, saying something when it is slow.
+
+        What it gave is noted also when the caller interrupts and nobody waits for it any more.
+        """
+        task = asyncio.ensure_future(self._tools.run(call.name, arguments, occasion))
+        task.add_done_callback(partial(self._note, entry, call, arguments))
         done, _ = await asyncio.wait([task], timeout=_FILLER_AFTER_S)
         if not done:
-            self._filler(self._agent.tools[name].filler)
-        result = await task
-        self.state.identity = gate.after(self._agent, name, arguments, result, self.state.identity)
-        return result
+            self._filler(self._agent.tools[call.name].filler)
+        await asyncio.shield(task)
+
+    def _note(
+        self,
+        entry: AgentEntry,
+        call: ToolCall,
+        arguments: dict[str, Any],
+        task: asyncio.Future[Result],
+    ) -> None:
+        if task.cancelled() or task.exception() is not None:
+            return
+        result = task.result()
+        entry.results[call.id] = json.dumps(result)
+        self.state.identity = gate.after(
+            self._agent, call.name, arguments, result, self.state.identity
+        )

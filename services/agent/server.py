@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import grpc
@@ -15,16 +16,19 @@ from services.common.metrics import Counter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
 
-    Admit = Callable[[on_line.Started], Awaitable[None]]
+    Admit = Callable[[on_line.Started], AbstractAsyncContextManager[None]]
     Converse = Callable[["GrpcLine", on_line.Started], Awaitable[None]]
 
 _REFUSED = Counter("landline_agent_calls_refused", "Calls that were not taken", ["reason"])
+_OVERFLOWS = Counter("landline_agent_line_overflows", "Streams ended because nobody read them")
+_MAX_RESPONSES = 20_000
 _log = structlog.get_logger()
 
 
 class ConversationServicer(agent_pb2_grpc.ConversationServicer):
-    """Runs `converse` for each stream; it raises CallRefusedError before anything was said."""
+    """Runs `converse` for each stream, inside of `admit`, which may raise CallRefusedError."""
 
     def __init__(self, admit: Admit, converse: Converse) -> None:
         self._admit = admit
@@ -43,23 +47,24 @@ class ConversationServicer(agent_pb2_grpc.ConversationServicer):
                 grpc.StatusCode.INVALID_ARGUMENT,
                 "the first request must be `started` with a call_id",
             )
-        try:
-            await self._admit(started)
-        except CallRefusedError as error:
-            _REFUSED.labels(reason="unavailable").inc()
-            _log.warning("call_refused", call_id=started.call_id, reason=str(error))
-            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
-        # The gateway answers the caller when it sees these headers.
-        await context.send_initial_metadata(())
-        line = GrpcLine(request_iterator)
-        conversation = asyncio.create_task(self._run(line, started))
-        try:
-            async for response in line.responses():
-                yield response
-            await conversation
-        finally:
-            conversation.cancel()
-            await asyncio.wait([conversation])
+        async with AsyncExitStack() as place:
+            try:
+                await place.enter_async_context(self._admit(started))
+            except CallRefusedError as error:
+                _REFUSED.labels(reason="unavailable").inc()
+                _log.warning("call_refused", call_id=started.call_id, reason=str(error))
+                await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+            # The gateway answers the caller when it sees these headers.
+            await context.send_initial_metadata(())
+            line = GrpcLine(request_iterator)
+            conversation = asyncio.create_task(self._run(line, started))
+            try:
+                async for response in line.responses():
+                    yield response
+                await conversation
+            finally:
+                conversation.cancel()
+                await asyncio.wait([conversation])
 
     async def _run(self, line: GrpcLine, started: on_line.Started) -> None:
         try:
@@ -77,6 +82,7 @@ class GrpcLine:
     def __init__(self, requests: AsyncIterator[agent_pb2.ConverseRequest]) -> None:
         self._requests = requests
         self._responses: asyncio.Queue[agent_pb2.ConverseResponse | None] = asyncio.Queue()
+        self._closed = False
 
     async def events(self) -> AsyncIterator[on_line.LineEvent]:
         async for request in self._requests:
@@ -89,6 +95,7 @@ class GrpcLine:
             yield response
 
     def close(self) -> None:
+        self._closed = True
         self._responses.put_nowait(None)
 
     async def play(self, mark: str, pcm: bytes, *, last: bool) -> None:
@@ -107,7 +114,12 @@ class GrpcLine:
         self._send(hang_up=agent_pb2.HangUp(result=result, reason=reason, after_playout=True))
 
     def _send(self, **command: object) -> None:
-        self._responses.put_nowait(agent_pb2.ConverseResponse(**command))  # type: ignore[arg-type]
+        if self._responses.qsize() >= _MAX_RESPONSES and not self._closed:
+            # A gateway that does not read is as good as gone; its stream ends here.
+            _OVERFLOWS.inc()
+            self.close()
+        if not self._closed:
+            self._responses.put_nowait(agent_pb2.ConverseResponse(**command))  # type: ignore[arg-type]
 
 
 def to_event(request: agent_pb2.ConverseRequest) -> on_line.LineEvent | None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from services.agent.clients.audit import AuditUnavailableError
 from services.agent.session import Session, Surroundings
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from services.agent.line import Line, Started
 
 
@@ -24,10 +27,19 @@ class ConversationService:
         self._max_calls = max_calls
         self._active = 0
 
-    async def admit(self, started: Started) -> None:
-        """Put the call on record before it is answered; CallRefusedError when that cannot be."""
+    @asynccontextmanager
+    async def admit(self, started: Started) -> AsyncIterator[None]:
+        """Hold a place, with the call on record; CallRefusedError when that cannot be."""
         if self._active >= self._max_calls:
             raise CallRefusedError(f"all {self._max_calls} conversations are in use")
+        self._active += 1
+        try:
+            await self._put_on_record(started)
+            yield
+        finally:
+            self._active -= 1
+
+    async def _put_on_record(self, started: Started) -> None:
         around = self._around(started)
         try:
             await around.audit.record_now(
@@ -45,11 +57,7 @@ class ConversationService:
 
     async def converse(self, line: Line, started: Started) -> None:
         """Hold the conversation until the call is over."""
-        self._active += 1
-        try:
-            await Session(line, started, self._around(started)).run()
-        finally:
-            self._active -= 1
+        await Session(line, started, self._around(started)).run()
 
     def _around(self, started: Started) -> Surroundings:
         name = started.agent or self._default

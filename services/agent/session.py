@@ -47,6 +47,8 @@ _DELAY = Histogram(
     "From the caller's last sound to the first sound of the reply",
     buckets=(0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0),
 )
+_EVENTS_DROPPED = Counter("landline_agent_events_dropped", "Events of calls that were stuck")
+_MAX_EVENTS = 1_000
 _DUCKED_GAIN = 0.25
 _DUCK_RAMP_MS = 40
 _log = structlog.get_logger()
@@ -80,7 +82,7 @@ class Session:
         self._call_id = started.call_id
         self._policy = around.config.turn.policy()
         self._state = turn.TurnState(deadline_ms=self._clock.now_ms() + self._policy.idle_ms)
-        self._events: asyncio.Queue[turn_events.Event] = asyncio.Queue()
+        self._events: asyncio.Queue[turn_events.Event] = asyncio.Queue(_MAX_EVENTS)
         self._conversation = Conversation(self._agent.prompt)
         self._stt = SttClient(
             around.stt,
@@ -109,7 +111,7 @@ class Session:
             llm_config=around.config.llm,
             tools=self._tools,
             clock=self._clock,
-            say=self._voice.say,
+            say=self._say,
             filler=self._say_outside_history,
         )
         self._vad = VadStream(around.vad, around.vad_policy, self._on_voice)
@@ -123,6 +125,9 @@ class Session:
         self._finals: list[Recognised] = []
         self._timing: TurnTiming | None = None
         self._outside_history: set[str] = set()
+        self._turn_of: dict[str, int] = {}  # the turn that each piece answers, by mark
+        self._question: Piece | None = None  # a yes-or-no question that is not yet being heard
+        self._transfer_target = ""
         self._disclosure: Piece | None = None
         self._media: on_line.MediaStatistics | None = None
         self._ended = on_line.Ended(result="failed", reason="gateway_lost")
@@ -139,6 +144,12 @@ class Session:
                 await turns
                 for task in tasks:
                     task.cancel()
+        except asyncio.CancelledError:
+            self._ended = on_line.Ended(result="failed", reason="agent_stopped")
+            raise
+        except Exception:
+            self._ended = on_line.Ended(result="failed", reason="agent_failed")
+            raise
         finally:
             _ACTIVE.dec()
             await self._close()
@@ -152,6 +163,7 @@ class Session:
                 case on_line.Audio():
                     self._take_audio(event)
                 case on_line.Played():
+                    self._take_question(event.mark)
                     await self._voice.played(event)
                 case on_line.Cleared():
                     self._voice.cleared(event)
@@ -174,6 +186,12 @@ class Session:
         self._audio_arrived_ms = self._clock.now_ms()
         self._stt.push(audio.first_sample, audio.pcm)
         self._vad.push(audio.pcm)
+
+    def _take_question(self, mark: str) -> None:
+        """A yes or no means something from the moment at which the question is heard."""
+        if self._question is not None and self._question.mark == mark:
+            self._question = None
+            self._post(turn_events.YesOrNoAsked(self._state.reply))
 
     def _take_transfer(self, event: on_line.TransferUpdated) -> None:
         self._record(
@@ -215,11 +233,12 @@ class Session:
             self._timing.asked_tts_ms = timing.asked_ms
             self._timing.first_audio_ms = timing.first_audio_ms
             self._measure(self._timing)
-        self._post(turn_events.ReplyBegan(self._state.reply, protected=piece is self._disclosure))
+        self._post(turn_events.ReplyBegan(self._state.reply))
 
     def _on_heard(self, piece: Piece) -> None:
         if piece is self._disclosure:
-            self._post(turn_events.ProtectionEnded())
+            if piece.finished:
+                self._post(turn_events.ProtectionEnded())
             self._record(
                 "disclosure_heard",
                 text=piece.text,
@@ -229,7 +248,7 @@ class Session:
         if heard := piece.heard():
             self._record(
                 "agent_said",
-                turn=self._state.turn,
+                turn=self._turn_of.pop(piece.mark, self._state.turn),
                 text=heard,
                 complete=not piece.cut,
                 heard_ms=piece.played_ms,
@@ -243,7 +262,10 @@ class Session:
     # The turn machine decides.
 
     def _post(self, event: turn_events.Event) -> None:
-        self._events.put_nowait(event)
+        try:
+            self._events.put_nowait(event)
+        except asyncio.QueueFull:
+            _EVENTS_DROPPED.inc()
 
     async def _turns(self) -> None:
         while self._state.phase is not turn.Phase.ENDED:
@@ -256,6 +278,8 @@ class Session:
                 _log.debug("phase_changed", call_id=self._call_id, phase=self._state.phase)
             for effect in effects:
                 await self._carry_out(effect)
+            if not (self._state.heard or self._state.rejected or self._state.awaited):
+                self._finals.clear()
 
     async def _next_event(self) -> turn_events.Event:
         deadline_ms = self._state.deadline_ms
@@ -337,7 +361,7 @@ class Session:
 
     async def _make_reply(self, reply: int, work: Callable[[], Awaitable[Outcome]]) -> None:
         if self._cutting is not None:
-            await self._cutting
+            await asyncio.wait([self._cutting])
         try:
             outcome = await work()
         except Exception as error:
@@ -348,15 +372,17 @@ class Session:
         await self._finish_reply(reply, outcome)
 
     async def _finish_reply(self, reply: int, outcome: Outcome) -> None:
-        expects_yes_no = YES_NO_SLOT in self._replies.state.expect
-        self._post(turn_events.QuestionExpectsYesOrNo(expects_yes_no))
+        if YES_NO_SLOT in self._replies.state.expect:
+            self._question = self._voice.last
         if outcome.transfer is not None:
-            self._post(turn_events.TransferStarted())
+            self._post(turn_events.TransferStarted(reply))
+            await self._voice.all_made()
+            self._transfer_target = outcome.transfer
             target = self._agent.transfers[outcome.transfer].target
             self._record("transfer_started", target=target)
             await self._line.transfer(target)
         elif outcome.hang_up is not None:
-            self._post(turn_events.GoodbyeStarted())
+            self._post(turn_events.GoodbyeStarted(reply))
             await self._voice.all_made()
             await self._line.hang_up("completed", outcome.hang_up)
         else:
@@ -365,19 +391,24 @@ class Session:
 
     async def _greet(self) -> Outcome:
         entry = self._conversation.add_agent()
-        self._disclosure = self._voice.say(self._agent.speech.disclosure)
-        entry.pieces += [self._disclosure, self._voice.say(self._agent.speech.greeting)]
+        self._disclosure = self._say(self._agent.speech.disclosure)
+        entry.pieces += [self._disclosure, self._say(self._agent.speech.greeting)]
         return Outcome()
 
     async def _say_transfer_failed(self) -> Outcome:
         entry = self._conversation.add_agent()
-        entry.pieces.append(self._voice.say(next(iter(self._agent.transfers.values())).failed))
+        entry.pieces.append(self._say(self._agent.transfers[self._transfer_target].failed))
         return Outcome()
 
     async def _apologise(self) -> Outcome:
         entry = self._conversation.add_agent()
-        entry.pieces.append(self._voice.say(self._agent.speech.apology))
+        entry.pieces.append(self._say(self._agent.speech.apology))
         return Outcome(hang_up="reply_failed")
+
+    def _say(self, text: str) -> Piece:
+        piece = self._voice.say(text)
+        self._turn_of[piece.mark] = self._state.turn
+        return piece
 
     def _say_outside_history(self, text: str) -> None:
         self._outside_history.add(self._voice.say(text).mark)

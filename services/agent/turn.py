@@ -37,7 +37,6 @@ from services.agent.turn_events import (
     LineResumed,
     PartialRecognised,
     ProtectionEnded,
-    QuestionExpectsYesOrNo,
     ReplyBegan,
     ReplyPlayed,
     Respond,
@@ -48,6 +47,7 @@ from services.agent.turn_events import (
     TransferFailed,
     TransferStarted,
     Unduck,
+    YesOrNoAsked,
 )
 
 
@@ -80,6 +80,7 @@ class TurnPolicy:
     max_reply_ms: float = 90_000.0
     idle_ms: float = 8_000.0
     max_idle_prompts: int = 2
+    max_greetings: int = 2
     keys_ms: float = 2_500.0
     hold_ms: float = 600_000.0
     transfer_ms: float = 60_000.0
@@ -99,12 +100,14 @@ class TurnState:
     turn: int = 0  # the last turn answered
     utterance: int = 0  # the last utterance begun
     awaited: frozenset[int] = frozenset()  # ended utterances whose finals have not come
-    voice: bool = False  # the caller's voice is on
     heard: str = ""  # finals of this turn so far
     rejected: bool = False  # something in this turn was not understood
     keys: str = ""
     interrupted: Phase = Phase.THINKING  # what an overlap interrupts
-    protected: bool = False
+    cut: bool = False  # in this turn a reply was cut, and its answer is still owed
+    greetings: int = 0
+    disclosed: bool = False  # the disclosure has been heard in full
+    protected: bool = False  # it is being said and cannot be interrupted
     yes_no: bool = False
     filled: bool = False  # a filler was said in this thinking
     idle_prompts: int = 0
@@ -125,18 +128,20 @@ def transition(state: TurnState, event: Event, now_ms: float, policy: TurnPolicy
             return _end(state)
         case LineHeld():
             return _hold(state, now_ms, policy)
+        case TransferStarted(reply) | GoodbyeStarted(reply) if reply != state.reply:
+            return state, ()
         case TransferStarted():
             return _leave_floor(state, Phase.TRANSFERRING, now_ms + policy.transfer_ms)
         case GoodbyeStarted():
             return _leave_floor(state, Phase.CLOSING, now_ms + policy.closing_ms)
-        case QuestionExpectsYesOrNo(expects):
-            return replace(state, yes_no=expects), ()
+        case YesOrNoAsked(reply):
+            return replace(state, yes_no=reply == state.reply), ()
         case ProtectionEnded():
             return _unprotect(state, now_ms, policy)
         case SpeechStarted():
-            return _speech_started(replace(state, voice=True), now_ms, policy)
+            return _speech_started(state, now_ms, policy)
         case SpeechStopped(wait_ms):
-            return _speech_stopped(replace(state, voice=False), now_ms, wait_ms, policy)
+            return _speech_stopped(state, now_ms, wait_ms, policy)
         case PartialRecognised():
             return _partial(state, event, now_ms, policy)
         case FinalRecognised():
@@ -153,28 +158,39 @@ def transition(state: TurnState, event: Event, now_ms: float, policy: TurnPolicy
 
 def _unprotect(state: TurnState, now_ms: float, policy: TurnPolicy) -> Step:
     """From now on the caller may interrupt, and one who is speaking already is about to."""
-    unprotected = replace(state, protected=False)
+    unprotected = replace(state, protected=False, disclosed=True)
     if state.phase is not Phase.OVERLAP or not state.protected:
         return unprotected, ()
     return replace(unprotected, deadline_ms=now_ms + policy.barge_in_ms), (Duck(),)
+
+
+def _talked_over(state: TurnState, now_ms: float, policy: TurnPolicy) -> Step:
+    """The reply sets in while the caller speaks."""
+    begun = replace(state, interrupted=Phase.AGENT_SPEAKING)
+    if state.protected:
+        return begun, ()
+    return replace(begun, deadline_ms=now_ms + policy.barge_in_ms), (Duck(),)
 
 
 def _progress(state: TurnState, event: Event, now_ms: float, policy: TurnPolicy) -> Step:
     """The agent's own side moved on."""
     match event, state.phase:
         case CallAnswered(), Phase.STARTING:
-            return _think(state, now_ms, policy, (Greet(state.reply + 1),))
+            return _greet(state, now_ms, policy)
         case ((ReplyBegan(reply=reply) | ReplyPlayed(reply=reply)), _) if reply != state.reply:
             return state, ()
-        case ReplyBegan(protected=protected), Phase.THINKING:
-            phase = Phase.AGENT_SPEAKING
-            spoken = replace(state, phase=phase, protected=protected)
+        case ReplyBegan(), Phase.THINKING:
+            spoken = replace(state, phase=Phase.AGENT_SPEAKING)
             return replace(spoken, deadline_ms=now_ms + policy.max_reply_ms), ()
-        case ReplyBegan(protected=protected), Phase.OVERLAP | Phase.DECIDING:
-            begun = replace(state, interrupted=Phase.AGENT_SPEAKING, protected=protected)
-            return begun, () if protected else (Duck(),)
+        case ReplyBegan(), Phase.OVERLAP if state.interrupted is Phase.THINKING:
+            return _talked_over(state, now_ms, policy)
+        case ReplyBegan(), Phase.DECIDING if state.interrupted is Phase.THINKING:
+            begun = replace(state, interrupted=Phase.AGENT_SPEAKING)
+            return begun, () if state.protected else (Duck(),)
         case ReplyPlayed(), Phase.THINKING | Phase.AGENT_SPEAKING:
             return _floor_is_free(state, now_ms, policy)
+        case ReplyPlayed(), Phase.OVERLAP | Phase.DECIDING if not state.disclosed:
+            return _greet_again(state, now_ms, policy)
         case ReplyPlayed(), Phase.OVERLAP:
             freed = replace(state, phase=Phase.CALLER_SPEAKING, protected=False)
             return replace(freed, deadline_ms=now_ms + policy.max_utterance_ms), (Unduck(),)
@@ -182,7 +198,7 @@ def _progress(state: TurnState, event: Event, now_ms: float, policy: TurnPolicy)
             freed = replace(state, phase=Phase.RECOGNISING, protected=False)
             return replace(freed, deadline_ms=now_ms + policy.recognise_ms), (Unduck(),)
         case LineResumed(), Phase.ON_HOLD:
-            return _listen(state, now_ms, policy)
+            return _floor_is_free(state, now_ms, policy)
         case TransferFailed(), Phase.TRANSFERRING:
             return _think(state, now_ms, policy, (SayTransferFailed(state.reply + 1),))
         case _:
@@ -199,11 +215,17 @@ def _speech_started(state: TurnState, now_ms: float, policy: TurnPolicy) -> Step
     if state.phase in _AGENT_HAS_FLOOR:
         state = replace(state, interrupted=state.phase)
         audible = state.phase is Phase.AGENT_SPEAKING and not state.protected
-        began, effects = _begin(state, Phase.OVERLAP, now_ms + policy.barge_in_ms)
+        began, effects = _begin(state, Phase.OVERLAP, now_ms + _overlap_ms(state, policy))
         return began, (Duck(), *effects) if audible else effects
     if state.phase is Phase.DECIDING:
-        return _begin(state, Phase.OVERLAP, now_ms + policy.barge_in_ms)
+        return _begin(state, Phase.OVERLAP, now_ms + _overlap_ms(state, policy))
     return state, ()
+
+
+def _overlap_ms(state: TurnState, policy: TurnPolicy) -> float:
+    """How long mere sound may last before it cuts: nothing is gained by cutting what is unheard."""
+    heard = state.interrupted is Phase.AGENT_SPEAKING
+    return policy.barge_in_ms if heard else policy.max_utterance_ms
 
 
 def _speech_stopped(state: TurnState, now_ms: float, wait_ms: float, policy: TurnPolicy) -> Step:
@@ -237,6 +259,10 @@ def _final(state: TurnState, event: FinalRecognised, now_ms: float, policy: Turn
         return _turn_over(state, now_ms, policy)
     if state.phase is Phase.DECIDING:
         return _decide(state, now_ms, policy)
+    if state.phase is Phase.LISTENING:
+        return _turn_over(state, now_ms, policy)
+    if state.phase in _AGENT_HAS_FLOOR:
+        return _decide(replace(state, interrupted=state.phase), now_ms, policy)
     return state, ()
 
 
@@ -247,6 +273,11 @@ def _decide(state: TurnState, now_ms: float, policy: TurnPolicy) -> Step:
     elif not state.protected:
         thinking, effects = _turn_over(state, now_ms, policy)
         return thinking, (Unduck(), CutReply(), *effects)
+    return _resume(state, now_ms, policy)
+
+
+def _resume(state: TurnState, now_ms: float, policy: TurnPolicy) -> Step:
+    """The agent goes on where it was talked over."""
     wait_ms = policy.reply_ms if state.interrupted is Phase.THINKING else policy.max_reply_ms
     resumed = replace(state, phase=state.interrupted, deadline_ms=now_ms + wait_ms)
     return resumed, () if state.protected else (Unduck(),)
@@ -254,6 +285,8 @@ def _decide(state: TurnState, now_ms: float, policy: TurnPolicy) -> Step:
 
 def _key(state: TurnState, event: KeyPressed, now_ms: float, policy: TurnPolicy) -> Step:
     effects: tuple[Effect, ...] = ()
+    if event.digit == "#" and not state.keys:
+        return state, ()  # the habitual end of an entry that was complete already
     if state.phase in (Phase.ON_HOLD, Phase.TRANSFERRING, Phase.CLOSING, Phase.STARTING):
         return state, ()
     if state.phase is not Phase.LISTENING and not state.protected:
@@ -296,7 +329,7 @@ def _deadline(state: TurnState, now_ms: float, policy: TurnPolicy) -> Step:
         case Phase.OVERLAP:
             return _give_way(state, now_ms, policy)
         case Phase.DECIDING:
-            return _decide(replace(state, awaited=frozenset()), now_ms, policy)
+            return _resume(state, now_ms, policy)
         case Phase.ON_HOLD:
             return _end(state, EndCall("held_too_long"))
         case Phase.TRANSFERRING:
@@ -316,9 +349,9 @@ def _idle(state: TurnState, now_ms: float, policy: TurnPolicy) -> Step:
 
 def _turn_over(state: TurnState, now_ms: float, policy: TurnPolicy) -> Step:
     """All words of the caller's turn are known; noise without words is no turn."""
-    if not state.heard and not state.rejected:
+    if not state.heard and not state.rejected and not state.cut:
         return _listen(state, now_ms, policy)
-    rejected = state.rejected and not state.heard
+    rejected = not state.heard
     return _respond(state, now_ms, policy, text=state.heard, rejected=rejected)
 
 
@@ -351,14 +384,34 @@ def _think(
         rejected=False,
         keys="",
         filled=False,
+        cut=False,
         protected=False,
         yes_no=False,
     )
     return thinking, effects
 
 
+def _greet(state: TurnState, now_ms: float, policy: TurnPolicy) -> Step:
+    """Say the disclosure, which nothing may interrupt; a call in which it cannot be said ends."""
+    if state.greetings == policy.max_greetings:
+        return _end(state, EndCall("disclosure_not_heard"))
+    greeting, effects = _think(state, now_ms, policy, (Greet(state.reply + 1),))
+    # No filler: nothing may be said before the disclosure.
+    protected = replace(greeting, protected=True, filled=True, greetings=state.greetings + 1)
+    return replace(protected, deadline_ms=now_ms + policy.reply_ms), effects
+
+
+def _greet_again(state: TurnState, now_ms: float, policy: TurnPolicy) -> Step:
+    """The disclosure could not be played while the caller spoke."""
+    state, dropped = _drop_speech(state)
+    greeting, effects = _greet(state, now_ms, policy)
+    return greeting, (*dropped, *effects)
+
+
 def _floor_is_free(state: TurnState, now_ms: float, policy: TurnPolicy) -> Step:
     """The agent is done; what came in while it could not be interrupted is answered now."""
+    if not state.disclosed:
+        return _greet(state, now_ms, policy)
     state = replace(state, protected=False)
     if state.heard:
         return _turn_over(state, now_ms, policy)
@@ -380,7 +433,7 @@ def _listen(state: TurnState, now_ms: float, policy: TurnPolicy) -> Step:
 
 def _give_way(state: TurnState, now_ms: float, policy: TurnPolicy) -> Step:
     speaking = replace(
-        state, phase=Phase.CALLER_SPEAKING, deadline_ms=now_ms + policy.max_utterance_ms
+        state, phase=Phase.CALLER_SPEAKING, deadline_ms=now_ms + policy.max_utterance_ms, cut=True
     )
     return speaking, (Unduck(), CutReply())
 

@@ -50,15 +50,14 @@ class KeyPressed:
 
 @dataclass(frozen=True, slots=True)
 class ReplyBegan:
-    """The first sound of a reply is on its way; a protected one cannot be interrupted."""
+    """The first sound of a reply is on its way."""
 
     reply: int
-    protected: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ProtectionEnded:
-    """What had to be heard in full has been heard."""
+    """The disclosure has been heard in full: from now on the caller may interrupt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +68,10 @@ class ReplyPlayed:
 
 
 @dataclass(frozen=True, slots=True)
-class QuestionExpectsYesOrNo:
-    """The reply asks for a yes or a no, so that "ok" is an answer and not a backchannel."""
+class YesOrNoAsked:
+    """A yes-or-no question is being heard, so that "ok" is an answer and not a backchannel."""
 
-    expects: bool
+    reply: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +86,7 @@ class LineResumed:
 
 @dataclass(frozen=True, slots=True)
 class TransferStarted:
-    pass
+    reply: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +97,8 @@ class TransferFailed:
 @dataclass(frozen=True, slots=True)
 class GoodbyeStarted:
     """The agent is hanging up once its last words are played."""
+
+    reply: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,7 @@ Event: TypeAlias = (
     | ReplyBegan
     | ProtectionEnded
     | ReplyPlayed
-    | QuestionExpectsYesOrNo
+    | YesOrNoAsked
     | LineHeld
     | LineResumed
     | TransferStarted

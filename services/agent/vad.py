@@ -17,15 +17,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime
+import structlog
 
 from services.common.audio import BYTES_PER_SAMPLE, SAMPLE_RATE_HZ
 from services.common.errors import ConfigError
+from services.common.metrics import Counter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy.typing as npt
 
+_FAILURES = Counter("landline_agent_vad_failures", "Voice activity that a call could not take")
+_log = structlog.get_logger()
 WINDOW_SAMPLES = 512
 WINDOW_MS = WINDOW_SAMPLES * 1000 // SAMPLE_RATE_HZ
 _WINDOW_BYTES = WINDOW_SAMPLES * BYTES_PER_SAMPLE
@@ -87,7 +91,11 @@ class VadBatch:
         probabilities, state = self._model.run(windows, state)
         for index, stream in enumerate(streams):
             stream.state = state[:, index : index + 1]
-            stream.judge(float(probabilities[index]))
+            try:
+                stream.judge(float(probabilities[index]))
+            except Exception:
+                _FAILURES.inc()
+                _log.exception("voice_activity_not_taken")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from services.agent.conversation import Piece
 from services.common.audio import bytes_to_ms
 from services.common.errors import LandlineError
+from services.common.metrics import Counter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
     from services.agent.line import Cleared, Line, Played
     from services.common.clock import Clock
 
+_DROPPED = Counter("landline_agent_clauses_dropped", "Clauses of a reply that had far too many")
 _CLEAR_TIMEOUT_S = 1.0
+_MAX_PIECES = 200
 
 
 class PieceTiming:
@@ -58,9 +61,10 @@ class Voice:
         self._on_first_audio = on_first_audio
         self._on_heard = on_heard
         self._on_failure = on_failure
-        self._to_make: asyncio.Queue[tuple[Piece, PieceTiming]] = asyncio.Queue()
+        self._to_make: asyncio.Queue[tuple[Piece, PieceTiming]] = asyncio.Queue(_MAX_PIECES)
         self._open: dict[str, Piece] = {}  # queued, being made or being played
         self._unmade: set[str] = set()
+        self.last: Piece | None = None  # the piece that was asked for last
         self._settled = asyncio.Condition()
         self._making: asyncio.Task[None] | None = None
         self._cleared: dict[str, asyncio.Future[Cleared]] = {}
@@ -69,10 +73,15 @@ class Voice:
     def say(self, text: str) -> Piece:
         """Queue a clause; it is spoken when those before it have been."""
         self._numbers += 1
-        piece = Piece(mark=f"m{self._numbers}", text=text)
+        self.last = piece = Piece(mark=f"m{self._numbers}", text=text)
+        try:
+            self._to_make.put_nowait((piece, PieceTiming(self._clock.now_ms())))
+        except asyncio.QueueFull:
+            _DROPPED.inc()
+            piece.cut = True
+            return piece
         self._open[piece.mark] = piece
         self._unmade.add(piece.mark)
-        self._to_make.put_nowait((piece, PieceTiming(self._clock.now_ms())))
         return piece
 
     async def run(self) -> None:

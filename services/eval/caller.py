@@ -13,6 +13,7 @@ import numpy as np
 
 from services.common.audio import FRAME_MS, FRAME_SAMPLES
 from services.common.errors import LandlineError
+from sip_gateway import dtmf
 
 if TYPE_CHECKING:
     from services.common.clock import Clock
@@ -51,8 +52,10 @@ class Caller:
 
     async def key(self, digits: str) -> Said:
         """Press telephone keys."""
+        # The agent may answer as soon as the last key is down, long before it is up.
+        last_down_ms = self._clock.now_ms() + dtmf.sending_ms(digits[:-1])
         await self.call.send_dtmf(digits)
-        return Said(ended_ms=self._clock.now_ms())
+        return Said(ended_ms=last_down_ms)
 
     async def until_voice(self, *, after_ms: float, timeout_s: float = 15.0) -> float:
         """Wait for the agent's voice to set in after that moment; when it did."""

@@ -32,6 +32,10 @@ class _Waiting:
     event: audit_pb2.Event
     acknowledged: asyncio.Future[None] | None
 
+    @property
+    def abandoned(self) -> bool:
+        return self.acknowledged is not None and self.acknowledged.cancelled()
+
 
 class AuditClient:
     """One ordered, bounded queue for the process. `run` must be running."""
@@ -76,8 +80,10 @@ class AuditClient:
             _log.error("audit_events_lost", reason=str(error), waiting=self._queue.qsize())
 
     async def _send(self, batch: list[_Waiting]) -> None:
-        request = audit_pb2.RecordRequest(events=[item.event for item in batch])
         while True:
+            # Whoever gave up waiting for an event has acted as if it were not on record.
+            batch = [item for item in batch if not item.abandoned]
+            request = audit_pb2.RecordRequest(events=[item.event for item in batch])
             try:
                 await self._stub.Record(request, timeout=5.0)
                 break

@@ -28,6 +28,8 @@ _LOST = Counter("landline_agent_stt_utterances_lost", "Utterances that no servic
 _PRE_ROLL_SAMPLES = SAMPLE_RATE_HZ * 6 // 10
 _MAX_KEPT_SAMPLES = SAMPLE_RATE_HZ * 35
 _RETRY_DELAY_S = 0.2
+_MAX_WAITING = 2_000  # 40 s of frames
+_AUDIO_DROPPED = Counter("landline_agent_stt_frames_dropped", "Frames the recogniser did not take")
 _log = structlog.get_logger()
 
 
@@ -184,7 +186,11 @@ class SttClient:
         if utterance.kept_samples < _MAX_KEPT_SAMPLES:
             utterance.chunks.append((first_sample, pcm))
             utterance.kept_samples += len(pcm) // 2
-        self._outbox.put_nowait(_audio(first_sample, pcm))
+        # Marks are few and must arrive; audio is what can pile up before a service that is stuck.
+        if self._outbox.qsize() < _MAX_WAITING:
+            self._outbox.put_nowait(_audio(first_sample, pcm))
+        else:
+            _AUDIO_DROPPED.inc()
 
     def _stop_speaking(self, utterance: _Utterance) -> None:
         if self._speaking is utterance:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from services.common.agent_file import AgentFile
 
 Result = dict[str, Any]
+NO_VERDICT = frozenset({"error", "timeout"})  # the tool failed, and said nothing of the caller
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +68,11 @@ def after(
     if agent.identity is None or name != agent.identity.tool:
         return identity
     if result.get("status") == "ok":
-        return IdentityState(verified=str(arguments.get(agent.identity.slot)))
-    return IdentityState(failures=identity.failures + 1)
+        verified = str(arguments.get(agent.identity.slot))
+        return IdentityState(verified=verified, failures=identity.failures)
+    if result.get("status") in NO_VERDICT:
+        return identity
+    return IdentityState(verified=identity.verified, failures=identity.failures + 1)
 
 
 def _refuse_identity(

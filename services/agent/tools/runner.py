@@ -84,12 +84,13 @@ class ToolRunner:
         self._call_id = call_id
         self._ledger: dict[str, asyncio.Task[Result]] = {}
 
-    async def run(self, name: str, arguments: Mapping[str, Any]) -> Result:
+    async def run(self, name: str, arguments: Mapping[str, Any], occasion: int = 0) -> Result:
         """The tool's result, always a dict with a "status".
 
-        A run goes on when the caller interrupts; only waiting for it is cancelled.
+        A run goes on when the caller interrupts; only waiting for it is cancelled. Each `occasion`
+        is an operation of its own: what the caller confirmed twice is done twice.
         """
-        key = idempotency_key(self._call_id, name, arguments)
+        key = idempotency_key(self._call_id, name, arguments, occasion)
         tool = self._box.agent.tools[name]
         task = self._ledger.get(key)
         if task is None or _may_run_again(tool, task):
@@ -143,9 +144,12 @@ def _may_run_again(tool: Tool, task: asyncio.Task[Result]) -> bool:
     return tool.effect is Effect.READ or failed
 
 
-def idempotency_key(call_id: str, name: str, arguments: Mapping[str, Any]) -> str:
-    """The same call, tool and canonical arguments give the same key."""
-    canonical = json.dumps([call_id, name, arguments], sort_keys=True, separators=(",", ":"))
+def idempotency_key(
+    call_id: str, name: str, arguments: Mapping[str, Any], occasion: int = 0
+) -> str:
+    """The same call, tool, canonical arguments and occasion give the same key."""
+    operation = [call_id, name, arguments, occasion]
+    canonical = json.dumps(operation, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:32]
 
 
@@ -168,9 +172,11 @@ def _checked(result: Any) -> Result:
     """What a tool returned, if it can be given to the model."""
     if not isinstance(result, dict) or not isinstance(result.get("status"), str):
         return {"status": "error", "message": "the tool did not return a status"}
-    if len(json.dumps(result)) > _MAX_RESULT_CHARACTERS:
+    text = json.dumps(result)
+    if len(text) > _MAX_RESULT_CHARACTERS:
         return {"status": "error", "message": "the tool returned too much"}
-    return result
+    plain: Result = json.loads(text)
+    return plain
 
 
 def _require_allowed(name: str, url: str, hosts: list[str]) -> None:

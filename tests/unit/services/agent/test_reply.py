@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from services.agent.clients.llm import Done, LlmEvent, LlmUnavailableError, Text
 from services.agent.config import LlmConfig
-from services.agent.conversation import Conversation, Piece, ToolCall, keypad
+from services.agent.conversation import Conversation, Piece, SpokenWord, ToolCall, keypad
 from services.agent.reply import Outcome, ReplyMaker
 from services.agent.tools.runner import ToolBox, ToolRunner
 from services.common import agent_file
@@ -93,6 +94,7 @@ class Rig:
         self.llm = FakeLlm()
         self.audit = FakeAudit()
         self.said: list[str] = []
+        self.pieces: list[Piece] = []
         self.conversation = Conversation(agent.prompt)
         self.replies = ReplyMaker(
             agent=agent,
@@ -107,7 +109,9 @@ class Rig:
 
     def _say(self, text: str) -> Piece:
         self.said.append(text)
-        return Piece(f"m{len(self.said)}", text, finished=True)
+        piece = Piece(f"m{len(self.said)}", text, finished=True)
+        self.pieces.append(piece)
+        return piece
 
     async def answer(self, text: str, *rounds: list[LlmEvent]) -> Outcome:
         self.llm.rounds = list(rounds)
@@ -194,12 +198,40 @@ async def test_key_one_confirms(rig: Rig) -> None:
     assert rig.orders.exists()
 
 
-async def test_the_same_write_twice_is_done_once(rig: Rig) -> None:
+async def test_each_yes_is_an_operation_of_its_own(rig: Rig) -> None:
     await rig.verify()
     for _ in range(2):
         await rig.answer("order tea", calls(call("order", item="tea")))
         await rig.answer("yes", [Text("Done."), Done((), ())])
-    assert len(rig.orders.read_text().splitlines()) == 1
+    keys = [line.split()[1] for line in rig.orders.read_text().splitlines()]
+    assert len(set(keys)) == 2
+
+
+@pytest.mark.parametrize(("played_ms", "done"), [(0, False), (40, False), (150, True)])
+async def test_a_yes_counts_only_when_what_is_to_be_done_was_heard(
+    rig: Rig, played_ms: int, done: bool
+) -> None:
+    await rig.verify()
+    await rig.answer("order tea", calls(call("order", item="tea")))
+    question = rig.pieces[-1]
+    assert question.text == "Order tea?"
+    question.finished, question.cut, question.played_ms = False, True, played_ms
+    question.words = [SpokenWord(5, 0), SpokenWord(10, 100)]
+    rounds = [[Text("Done."), Done((), ())]] if done else []
+    await rig.answer("yes", *rounds)
+    assert rig.orders.exists() is done
+    assert rig.said[-1] == ("Done." if done else "Order tea?")
+
+
+async def test_what_a_tool_found_is_kept_when_the_caller_interrupts(rig: Rig) -> None:
+    rig.llm.rounds = [calls(call("check", number="42")), [Done((), ())]]
+    answering = asyncio.create_task(rig.replies.answer("forty two", None))
+    while "tool_called" not in rig.audit.types():  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    answering.cancel()
+    await asyncio.gather(answering, return_exceptions=True)
+    await asyncio.sleep(0.1)
+    assert rig.replies.state.identity.verified == "42"
 
 
 async def test_a_stranger_cannot_write_whatever_the_model_says(rig: Rig) -> None:

@@ -28,7 +28,6 @@ from services.agent.turn_events import (
     LineResumed,
     PartialRecognised,
     ProtectionEnded,
-    QuestionExpectsYesOrNo,
     ReplyBegan,
     ReplyPlayed,
     Respond,
@@ -39,6 +38,7 @@ from services.agent.turn_events import (
     TransferFailed,
     TransferStarted,
     Unduck,
+    YesOrNoAsked,
 )
 
 POLICY = TurnPolicy()
@@ -79,7 +79,7 @@ def answered() -> Talk:
     """A call after its greeting."""
     talk = Talk()
     assert talk.feed(CallAnswered()) == [Greet(1)]
-    talk.feed(ReplyBegan(1), ReplyPlayed(1))
+    talk.feed(ReplyBegan(1), ProtectionEnded(), ReplyPlayed(1))
     assert talk.phase is Phase.LISTENING
     return talk
 
@@ -157,6 +157,50 @@ def test_voice_that_lasts_cuts_the_reply() -> None:
     assert talk.phase is Phase.CALLER_SPEAKING
 
 
+def test_a_noise_that_cut_the_reply_is_followed_by_a_question_and_not_by_silence() -> None:
+    talk = speaking()
+    talk.feed(SpeechStarted())
+    talk.wait(POLICY.barge_in_ms)
+    talk.feed(SpeechStopped(300))
+    talk.wait(300)
+    assert talk.feed(FinalRecognised(2, "")) == [Respond(3, 2, "", rejected=True)]
+
+
+def test_a_noise_while_the_agent_thinks_does_not_lose_the_answer() -> None:
+    talk = answered()
+    talk.feed(SpeechStarted(), SpeechStopped(300))
+    talk.wait(300)
+    talk.feed(FinalRecognised(1, "when are you open"), SpeechStarted())
+    assert talk.wait(POLICY.barge_in_ms + 100) == []
+    talk.feed(SpeechStopped(300))
+    assert talk.feed(FinalRecognised(2, "")) == [Unduck()]
+    assert talk.phase is Phase.THINKING
+
+
+def test_a_final_that_comes_late_is_still_answered() -> None:
+    talk = speaking()
+    talk.feed(SpeechStarted())
+    talk.wait(200)
+    talk.feed(SpeechStopped(300))
+    assert talk.wait(POLICY.decide_ms) == [Unduck()]
+    effects = talk.feed(FinalRecognised(2, "yes please"))
+    assert effects == [Unduck(), CutReply(), Respond(3, 2, "yes please")]
+
+
+def test_the_hash_after_a_complete_entry_changes_nothing() -> None:
+    talk = answered()
+    talk.feed(*[KeyPressed(digit, wanted=4) for digit in "4271"])
+    before = talk.state
+    assert talk.feed(KeyPressed("#", wanted=4)) == []
+    assert talk.state == before
+
+
+def test_a_goodbye_of_a_reply_that_was_cut_means_nothing() -> None:
+    talk = speaking()
+    assert talk.feed(GoodbyeStarted(1), TransferStarted(1)) == []
+    assert talk.phase is Phase.AGENT_SPEAKING
+
+
 def test_words_cut_the_reply_before_the_time_is_up() -> None:
     talk = speaking()
     talk.feed(SpeechStarted())
@@ -176,7 +220,7 @@ def test_a_cough_or_a_backchannel_does_not_cut(heard: str) -> None:
 
 def test_a_backchannel_word_answers_a_pending_question() -> None:
     talk = speaking()
-    talk.feed(QuestionExpectsYesOrNo(True), SpeechStarted())
+    talk.feed(YesOrNoAsked(2), SpeechStarted())
     talk.wait(200)
     talk.feed(SpeechStopped(300))
     effects = talk.feed(FinalRecognised(2, "ok"))
@@ -196,18 +240,42 @@ def test_a_late_short_answer_is_not_lost() -> None:
 
 def test_protected_words_are_not_cut_and_what_came_in_is_answered_after_them() -> None:
     talk = Talk()
-    talk.feed(CallAnswered(), ReplyBegan(1, protected=True))
+    talk.feed(CallAnswered(), ReplyBegan(1))
     assert talk.feed(SpeechStarted()) == [BeginUtterance(1)]
     assert talk.wait(POLICY.barge_in_ms + 100) == []
     talk.feed(SpeechStopped(300))
     assert talk.feed(FinalRecognised(1, "hello there")) == []
     assert talk.phase is Phase.AGENT_SPEAKING
-    assert talk.feed(ReplyPlayed(1)) == [Respond(2, 1, "hello there")]
+    assert talk.feed(ProtectionEnded(), ReplyPlayed(1)) == [Respond(2, 1, "hello there")]
+
+
+def test_a_caller_who_speaks_first_cannot_keep_the_disclosure_from_being_said() -> None:
+    talk = Talk()
+    talk.feed(CallAnswered())
+    assert talk.feed(SpeechStarted()) == [BeginUtterance(1)]
+    assert talk.wait(POLICY.barge_in_ms + 100) == []
+    assert talk.feed(ReplyBegan(1), ReplyBegan(1)) == []
+    assert talk.wait(POLICY.barge_in_ms + 100) == []
+    assert talk.state.protected
+
+
+def test_a_disclosure_that_was_not_heard_is_said_again_and_then_the_call_ends() -> None:
+    talk = Talk()
+    talk.feed(CallAnswered(), ReplyBegan(1))
+    assert talk.feed(ReplyPlayed(1)) == [Greet(2)]
+    talk.feed(ReplyBegan(2))
+    assert talk.feed(ReplyPlayed(2)) == [CutReply(), EndCall("disclosure_not_heard")]
+
+
+def test_a_hold_in_the_disclosure_has_it_said_again() -> None:
+    talk = Talk()
+    talk.feed(CallAnswered(), ReplyBegan(1), LineHeld())
+    assert talk.feed(LineResumed()) == [Greet(2)]
 
 
 def test_a_caller_who_speaks_over_protected_words_gets_the_floor_when_they_end() -> None:
     talk = Talk()
-    talk.feed(CallAnswered(), ReplyBegan(1, protected=True), SpeechStarted())
+    talk.feed(CallAnswered(), ReplyBegan(1), SpeechStarted())
     talk.wait(1_000)
     assert talk.feed(ProtectionEnded()) == [Duck()]
     assert talk.wait(POLICY.barge_in_ms) == [Unduck(), CutReply()]
@@ -284,14 +352,14 @@ def test_hold_stops_everything_and_resume_listens() -> None:
 
 def test_a_failed_transfer_is_told() -> None:
     talk = speaking()
-    talk.feed(TransferStarted())
+    talk.feed(TransferStarted(2))
     assert talk.feed(TransferFailed()) == [SayTransferFailed(3)]
     assert talk.phase is Phase.THINKING
 
 
 def test_a_goodbye_that_is_never_played_still_ends_the_call() -> None:
     talk = speaking()
-    talk.feed(GoodbyeStarted())
+    talk.feed(GoodbyeStarted(2))
     assert talk.wait(POLICY.closing_ms) == [CutReply(), EndCall("goodbye_not_played")]
 
 
@@ -303,11 +371,9 @@ events = st.one_of(
             ProtectionEnded(),
             LineHeld(),
             LineResumed(),
-            TransferStarted(),
             TransferFailed(),
-            GoodbyeStarted(),
             DeadlinePassed(),
-            QuestionExpectsYesOrNo(True),
+            YesOrNoAsked(2),
         ]
     ),
     st.builds(SpeechStopped, st.floats(0, 2_500)),
@@ -316,8 +382,10 @@ events = st.one_of(
         FinalRecognised, st.integers(0, 6), st.sampled_from(["", "mhm", "book it"]), st.booleans()
     ),
     st.builds(KeyPressed, st.sampled_from("019#"), st.sampled_from([None, 1, 4])),
-    st.builds(ReplyBegan, st.integers(0, 5), st.booleans()),
+    st.builds(ReplyBegan, st.integers(0, 5)),
     st.builds(ReplyPlayed, st.integers(0, 5)),
+    st.builds(TransferStarted, st.integers(0, 5)),
+    st.builds(GoodbyeStarted, st.integers(0, 5)),
 )
 scripts = st.lists(st.tuples(st.floats(0, 3_000), events), max_size=60)
 
@@ -396,7 +464,7 @@ def test_what_the_caller_says_is_answered_within_the_deadlines(
         talk.feed(event)
     if talk.phase not in (Phase.LISTENING, Phase.THINKING, Phase.AGENT_SPEAKING):
         return
-    talk.state = replace(talk.state, protected=False, heard="", keys="")
+    talk.state = replace(talk.state, protected=False, disclosed=True, heard="", keys="")
     turns = talk.state.turn
     talk.feed(SpeechStarted())
     number = talk.state.utterance

@@ -86,8 +86,22 @@ def test_passing_the_check_verifies_the_value_that_passed() -> None:
     state = gate.after(
         agent(), "check", {"number": "4271"}, {"status": "ok"}, IdentityState(failures=1)
     )
-    assert state == IdentityState(verified="4271")
+    assert state == IdentityState(verified="4271", failures=1)
     assert gate.after(agent(), "hours", {}, {"status": "ok"}, IdentityState()) == IdentityState()
+
+
+def test_a_success_between_guesses_does_not_give_new_ones() -> None:
+    state = IdentityState()
+    for number in ("1", "4271", "2", "4271"):
+        status_ = "ok" if number == "4271" else "not_found"
+        state = gate.after(agent(), "check", {"number": number}, {"status": status_}, state)
+    assert status(gate.refuse(agent(), "check", {"number": "3"}, state)) == "locked"
+
+
+@pytest.mark.parametrize("failure", ["error", "timeout"])
+def test_a_tool_that_fails_is_not_the_callers_failure(failure: str) -> None:
+    state = gate.after(agent(), "check", {}, {"status": failure}, IdentityState(failures=1))
+    assert state == IdentityState(failures=1)
 
 
 def test_writes_are_confirmed_with_their_arguments() -> None:

@@ -182,5 +182,6 @@ def test_a_function_that_is_not_there_stops_the_start(tmp_path: Path, reference:
 def test_the_key_knows_the_call_the_tool_and_the_arguments() -> None:
     key = idempotency_key("c1", "t", {"a": 1, "b": 2})
     assert key == idempotency_key("c1", "t", {"b": 2, "a": 1})
+    assert key != idempotency_key("c1", "t", {"a": 1, "b": 2}, 1)
     others = [("c2", "t", {"a": 1, "b": 2}), ("c1", "u", {"a": 1, "b": 2}), ("c1", "t", {"a": 1})]
     assert key not in {idempotency_key(*other) for other in others}
