@@ -121,9 +121,7 @@ def prepare(folder: Path) -> Path:
         if not (folder / MARKER).exists():
             raise LandlineError(f"{folder} is not empty and not the demo's: name another --folder")
         if running_from(folder):
-            raise LandlineError(
-                f"a demo runs from {folder}: stop it, or name another --folder"
-            )
+            raise LandlineError(f"a demo runs from {folder}: stop it, or name another --folder")
         shutil.rmtree(folder)
     (folder / "agents").mkdir(parents=True)
     (folder / MARKER).touch()
