@@ -24,6 +24,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Column, Table
 
+from services.audit.reader import journal_path
+from services.cli import write_example
 from services.common import config, logging
 from services.common.clock import SystemClock
 from services.common.errors import LandlineError
@@ -35,7 +37,6 @@ from sip_gateway.softphone import Softphone, read_wav
 ROOT = Path(__file__).resolve().parent.parent
 VOICES = ROOT / "scripts" / "caller"
 MARKER = ".landline-demo"
-EXAMPLES = ROOT / "services" / "agent" / "examples"
 COLOURS = {"caller": "bold yellow", "agent": "cyan", "heard": "green", "trouble": "bold red"}
 
 
@@ -123,11 +124,9 @@ def prepare(folder: Path) -> Path:
         if running_from(folder):
             raise LandlineError(f"a demo runs from {folder}: stop it, or name another --folder")
         shutil.rmtree(folder)
-    (folder / "agents").mkdir(parents=True)
+    path = write_example(folder)
     (folder / MARKER).touch()
-    shutil.copytree(EXAMPLES / "clinic", folder / "agents" / "clinic")
-    shutil.copy(EXAMPLES / "landline.toml", folder)
-    return folder / "landline.toml"
+    return path
 
 
 def running_from(folder: Path) -> bool:
@@ -225,7 +224,7 @@ def expectations(data_dir: Path, protocol: Protocol) -> list[tuple[bool, str]]:
     recording = Path(fields.get("recording_path", ""))
     call_id = ended[0].call_id if ended else ""
     transcript = data_dir / "transcripts" / f"{call_id}.txt"
-    journal = data_dir / "audit" / "journal.jsonl"
+    journal = journal_path(data_dir)
     verdict = verify_file(journal)
     booked = appointment(data_dir)
     rejected = [event for event in protocol.of("caller_said") if event.fields["rejected"]]
@@ -265,7 +264,7 @@ async def main(arguments: argparse.Namespace) -> int:
     screen.title("Starting every service on this machine")
     async with Stack(file, overrides, screen.line) as stack:
         uri = f"sip:reception@{stack.running['gateway'].address}"
-        journal = file.shared.data_dir / "audit" / "journal.jsonl"
+        journal = journal_path(file.shared.data_dir)
         screen.title("The call")
         screen.start_clock()
         watcher = asyncio.create_task(watch(journal, screen, protocol))

@@ -72,14 +72,19 @@ def init(
 
     Example: landline init my-clinic && cd my-clinic && landline up
     """
+    console.print(f"wrote {write_example(folder)} and its agent")
+    console.print("Next: landline up")
+
+
+def write_example(folder: Path) -> Path:
+    """Write the example configuration and its clinic; the path of landline.toml."""
     target = folder / DEFAULT_CONFIG
     if target.exists():
         raise LandlineError(f"{target} is there already; nothing was written")
-    agents = folder / "agents" / "clinic"
-    shutil.copytree(EXAMPLES / "clinic", agents, ignore=shutil.ignore_patterns("__*"))
+    clinic = folder / "agents" / "clinic"
+    shutil.copytree(EXAMPLES / "clinic", clinic, ignore=shutil.ignore_patterns("__*"))
     shutil.copy(EXAMPLES / DEFAULT_CONFIG, target)
-    console.print(f"wrote {target} and {agents}")
-    console.print("Next: landline up")
+    return target
 
 
 @app.command()
@@ -143,11 +148,12 @@ def call(
 
     Example: landline call --step "when are you open" --record answer.wav
     """
+    from services.audit.reader import journal_path
     from services.eval import terminal
     from services.stack import address_of
 
     file = config.load(config_path) if uri is None or config_path.exists() else None
-    journal = file.shared.data_dir / "audit" / "journal.jsonl" if file else None
+    journal = journal_path(file.shared.data_dir) if file else None
     running = file is not None and state_path(file).exists()
     if uri is None and file is not None:
         uri = f"sip:agent@{address_of(file, 'gateway')}"
@@ -250,7 +256,9 @@ def verify(
 
 
 def _journal(config_path: Path) -> Path:
-    path = config.load(config_path).shared.data_dir / "audit" / "journal.jsonl"
+    from services.audit.reader import journal_path
+
+    path = journal_path(config.load(config_path).shared.data_dir)
     if not path.exists():
         raise LandlineError(f"there is no journal at {path} yet")
     return path

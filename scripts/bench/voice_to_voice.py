@@ -50,7 +50,7 @@ async def main(turns: int) -> dict[str, float | str | None]:
         file = config.load(path, overrides)
         async with Stack(file, overrides) as stack:
             delays = await ask(f"sip:bench@{stack.running['gateway'].address}", turns)
-        journal = file.shared.data_dir / "audit" / "journal.jsonl"
+        journal = reader.journal_path(file.shared.data_dir)
         measured = [e.fields for e in reader.events(journal) if e.type == "turn_measured"]
     own = [float(turn["framework_ms"]) for turn in measured]
     after = [float(turn["total_ms"] - turn["endpointing_ms"]) for turn in measured]

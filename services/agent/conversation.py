@@ -38,6 +38,8 @@ class Piece:
 
     mark: str
     text: str
+    turn: int = 0  # the caller's turn that it answers
+    filler: bool = False  # said while the caller waits, and no part of the answer
     words: list[SpokenWord] = field(default_factory=list)
     made_ms: int = 0
     played_ms: int = 0

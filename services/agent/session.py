@@ -112,7 +112,7 @@ class Session:
             tools=self._tools,
             clock=self._clock,
             say=self._say,
-            filler=self._say_outside_history,
+            filler=self._say_filler,
         )
         self._vad = VadStream(around.vad, around.vad_policy, self._on_voice)
         self._reply: asyncio.Task[None] | None = None
@@ -124,8 +124,6 @@ class Session:
         self._partial = ""
         self._finals: list[Recognised] = []
         self._timing: TurnTiming | None = None
-        self._outside_history: set[str] = set()
-        self._turn_of: dict[str, int] = {}  # the turn that each piece answers, by mark
         self._question: Piece | None = None  # a yes-or-no question that is not yet being heard
         self._transfer_target = ""
         self._disclosure: Piece | None = None
@@ -227,7 +225,7 @@ class Session:
         self._post(turn_events.FinalRecognised(final.utterance, final.text, rejected))
 
     def _on_first_audio(self, piece: Piece, timing: PieceTiming) -> None:
-        if piece.mark in self._outside_history:
+        if piece.filler:
             return
         if self._timing is not None and self._timing.first_audio_ms is None:
             self._timing.asked_tts_ms = timing.asked_ms
@@ -248,7 +246,7 @@ class Session:
         if heard := piece.heard():
             self._record(
                 "agent_said",
-                turn=self._turn_of.pop(piece.mark, self._state.turn),
+                turn=piece.turn,
                 text=heard,
                 complete=not piece.cut,
                 heard_ms=piece.played_ms,
@@ -313,7 +311,7 @@ class Session:
             case turn_events.CutReply():
                 self._cut_reply()
             case turn_events.SayFiller():
-                self._say_outside_history(self._agent.speech.wait)
+                self._say_filler(self._agent.speech.wait)
             case turn_events.SayTransferFailed(reply):
                 self._start_reply(reply, self._say_transfer_failed)
             case turn_events.GiveUp():
@@ -376,8 +374,8 @@ class Session:
             self._question = self._voice.last
         if outcome.transfer is not None:
             self._post(turn_events.TransferStarted(reply))
-            await self._voice.all_made()
             self._transfer_target = outcome.transfer
+            await self._voice.all_made()
             target = self._agent.transfers[outcome.transfer].target
             self._record("transfer_started", target=target)
             await self._line.transfer(target)
@@ -406,12 +404,10 @@ class Session:
         return Outcome(hang_up="reply_failed")
 
     def _say(self, text: str) -> Piece:
-        piece = self._voice.say(text)
-        self._turn_of[piece.mark] = self._state.turn
-        return piece
+        return self._voice.say(text, turn=self._state.turn)
 
-    def _say_outside_history(self, text: str) -> None:
-        self._outside_history.add(self._voice.say(text).mark)
+    def _say_filler(self, text: str) -> None:
+        self._voice.say(text, turn=self._state.turn, filler=True)
 
     def _cut_reply(self) -> None:
         if self._reply is not None and not self._reply.done():

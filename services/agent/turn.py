@@ -426,6 +426,7 @@ def _listen(state: TurnState, now_ms: float, policy: TurnPolicy) -> Step:
         deadline_ms=now_ms + wait_ms,
         heard="",
         rejected=False,
+        cut=False,
         protected=False,
     )
     return listening, ()

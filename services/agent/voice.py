@@ -70,10 +70,10 @@ class Voice:
         self._cleared: dict[str, asyncio.Future[Cleared]] = {}
         self._numbers = 0
 
-    def say(self, text: str) -> Piece:
+    def say(self, text: str, *, turn: int = 0, filler: bool = False) -> Piece:
         """Queue a clause; it is spoken when those before it have been."""
         self._numbers += 1
-        self.last = piece = Piece(mark=f"m{self._numbers}", text=text)
+        self.last = piece = Piece(f"m{self._numbers}", text, turn=turn, filler=filler)
         try:
             self._to_make.put_nowait((piece, PieceTiming(self._clock.now_ms())))
         except asyncio.QueueFull:

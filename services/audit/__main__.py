@@ -11,6 +11,7 @@ from landline.audit.v1 import audit_pb2_grpc
 
 from services.audit.config import AuditConfig
 from services.audit.journal import Journal
+from services.audit.reader import journal_path
 from services.audit.records import Event
 from services.audit.server import AuditServicer
 from services.audit.service import AuditService
@@ -31,7 +32,7 @@ async def main(file: ConfigFile, stop: asyncio.Event) -> None:
     clock = SystemClock()
     journal = await asyncio.to_thread(
         Journal,
-        data_dir / "audit" / "journal.jsonl",
+        journal_path(data_dir),
         writer=config.writer,
         clock=clock,
         fsync=config.fsync,

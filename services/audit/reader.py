@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from services.audit.records import Event
 
 
+def journal_path(data_dir: Path) -> Path:
+    """Where the journal of this data_dir lies."""
+    return data_dir / "audit" / "journal.jsonl"
+
+
 @dataclass(slots=True, kw_only=True)
 class CallSummary:
     """One call. `result` is "running" until its end is on record."""

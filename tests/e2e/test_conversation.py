@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import signal
 import sys
 import wave
@@ -20,6 +19,7 @@ import pytest
 from services.audit import reader
 from services.audit.records import Event
 from services.audit.verify import verify_file
+from services.cli import write_example
 from services.common import config
 from services.common.clock import SystemClock
 from services.eval.caller import Caller
@@ -28,7 +28,6 @@ from sip_gateway.softphone import Softphone, read_wav
 from tests.fakes.certificates import tls_section
 
 ROOT = Path(__file__).parents[2]
-EXAMPLES = ROOT / "services" / "agent" / "examples"
 VOICES = ROOT / "scripts" / "caller"
 
 
@@ -38,7 +37,7 @@ class Clinic:
     def __init__(self, stack: Stack, file: config.ConfigFile) -> None:
         self.stack = stack
         self.file = file
-        self.journal = file.shared.data_dir / "audit" / "journal.jsonl"
+        self.journal = reader.journal_path(file.shared.data_dir)
 
     @property
     def uri(self) -> str:
@@ -69,9 +68,8 @@ def open_clinic(tmp_path: Path) -> Open:
 
     @asynccontextmanager
     async def open_(*overrides: str, extra: str = "") -> AsyncIterator[Clinic]:
-        shutil.copytree(EXAMPLES / "clinic", tmp_path / "agents" / "clinic")
-        path = tmp_path / "landline.toml"
-        path.write_text((EXAMPLES / "landline.toml").read_text() + extra)
+        path = write_example(tmp_path)
+        path.write_text(path.read_text() + extra)
         settings = ("sip.listen=127.0.0.1:0", *overrides)
         file = config.load(path, settings)
         async with Stack(file, settings) as stack:

@@ -166,6 +166,16 @@ def test_a_noise_that_cut_the_reply_is_followed_by_a_question_and_not_by_silence
     assert talk.feed(FinalRecognised(2, "")) == [Respond(3, 2, "", rejected=True)]
 
 
+def test_a_hold_settles_what_a_cut_reply_still_owed() -> None:
+    talk = speaking()
+    talk.feed(SpeechStarted())
+    talk.wait(POLICY.barge_in_ms)
+    talk.feed(LineHeld(), LineResumed(), SpeechStarted(), SpeechStopped(300))
+    talk.wait(300)
+    assert talk.feed(FinalRecognised(3, "")) == []
+    assert talk.phase is Phase.LISTENING
+
+
 def test_a_noise_while_the_agent_thinks_does_not_lose_the_answer() -> None:
     talk = answered()
     talk.feed(SpeechStarted(), SpeechStopped(300))
