@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pjsua2 as pj
 
 from services.common.errors import LandlineError
-from sip_gateway.config import Transport, Trunk
 from sip_gateway.endpoint import LOCAL, REFUSING
 from sip_gateway.events import RegistrationChanged
+from sip_gateway.trunk import Transport, Trunk
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,8 +7,8 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sip_gateway.config import Trunk, TrunkKind
 from sip_gateway.events import Refusal
+from sip_gateway.trunk import Trunk, TrunkKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -8,16 +8,16 @@ import secrets
 from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from services.common.errors import LandlineError
 from sip_gateway import messages as m
-from sip_gateway import telemetry, transfer
+from sip_gateway import telemetry
 from sip_gateway.admission import AGENT_UNAVAILABLE, STOPPING
 from sip_gateway.agent_client import AgentLostError, AgentUnavailableError
+from sip_gateway.ending import CallResult, Ending
 from sip_gateway.events import (
     DtmfPressed,
     LegConfirmed,
@@ -26,12 +26,9 @@ from sip_gateway.events import (
     StreamClosed,
     TransferProgressed,
 )
-from sip_gateway.media.call_audio import CallAudio
-from sip_gateway.media.playout import Heard, PlayoutQueue
-from sip_gateway.media.recorder import Recorder, Recording
-from sip_gateway.media.uplink import Uplink
+from sip_gateway.media.call_media import CallMedia
 from sip_gateway.sdp import first_common_codec
-from sip_gateway.transfer import TransferState
+from sip_gateway.transfer import Transfers
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -39,34 +36,16 @@ if TYPE_CHECKING:
 
     from services.common.clock import Clock
     from sip_gateway.agent_client import AgentClient, AgentStream
-    from sip_gateway.config import SipConfig, Trunk
+    from sip_gateway.config import SipConfig
     from sip_gateway.events import Invite, LegEvent
     from sip_gateway.leg import Leg
-    from sip_gateway.media.jitter import StreamStatistics
+    from sip_gateway.media.playout import Heard
+    from sip_gateway.trunk import Trunk
 
 _OUTBOX_EVENTS = 1000
 _STATISTICS_S = 5.0
 _AGENT_BEHIND_MS = 10_000
-_DRAIN_POLL_S = 0.02
-_DRAIN_SLACK_MS = 5_000
-# What the caller's own jitter buffer still has to play when the last packet has been sent.
-_PLAYOUT_TAIL_S = 0.12
 _CLOSING_S = 2.0
-
-
-class CallResult(StrEnum):
-    COMPLETED = "completed"
-    ABANDONED = "abandoned"
-    TRANSFERRED = "transferred"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
-    """How and why a call ended; `reason` is a word that can be counted."""
-
-    result: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,20 +81,18 @@ class Call:
         self._answered_at_ms: float | None = None
         self._heard_a_mark = False
         self._held = False
-        self._transfer_deadline: asyncio.TimerHandle | None = None
-        self._transfer_accepted = False
         self._outbox: deque[m.CallEvent] = deque()
-        self._playout = PlayoutQueue()
-        self._uplink = Uplink(context.post)
-        self._audio = CallAudio(
-            playout=self._playout,
-            sink=self._uplink.push,
-            heard=lambda events: context.post(self._on_heard, events),
-            clock=context.clock,
+        self._media = CallMedia(
+            post=context.post, on_heard=self._on_heard, clock=context.clock, log=self._log
         )
-        self._past_streams: StreamStatistics | None = None
-        self._statistics: StreamStatistics | None = None
-        leg.tap = self._audio
+        self._transfers = Transfers(
+            leg,
+            context.config.transfer_allow,
+            tell=self._tell,
+            on_accepted=lambda: self._end(CallResult.TRANSFERRED, "transferred"),
+            log=self._log,
+        )
+        leg.tap = self._media.tap
         leg.on_event = self._on_leg_event
 
     async def run(self) -> Ending:
@@ -136,7 +113,7 @@ class Call:
             self._log.exception("call_failed")
             self._end(CallResult.FAILED, "internal_error")
         await self._hang_up_leg()
-        await self._close_recorder()
+        await self._media.stop_recording()
         ending = self._ending.result()
         telemetry.CALLS.labels(ending.result, ending.reason).inc()
         self._log.info("call_ended", result=ending.result, reason=ending.reason)
@@ -183,7 +160,8 @@ class Call:
     # -- the conversation -----------------------------------------------------------------------
 
     async def _converse(self, stream: AgentStream) -> None:
-        self._audio.recorder = await asyncio.to_thread(self._open_recorder)
+        if self._context.recordings is not None:
+            await self._media.record(self._context.recordings / f"{self.call_id}.wav")
         async with asyncio.TaskGroup() as group:
             reader = group.create_task(self._obey(stream, group))
             sender = group.create_task(self._send(stream))
@@ -198,7 +176,7 @@ class Call:
             await self._hang_up_leg()
             ended = await self._close_media(ending)
             self._outbox.append(ended)
-            self._uplink.close()
+            self._media.uplink.close()
             _done, late = await asyncio.wait({reader, sender}, timeout=_CLOSING_S)
             if late:
                 self._log.warning("agent_did_not_close")
@@ -207,8 +185,8 @@ class Call:
     async def _send(self, stream: AgentStream) -> None:
         """All that goes to the agent goes through here: cancelling a write breaks the stream."""
         try:
-            while not self._uplink.closed:
-                await self._uplink.wait()
+            while not self._media.uplink.closed:
+                await self._media.uplink.wait()
                 await self._send_pending(stream)
             await self._send_pending(stream)
             await stream.finish()
@@ -219,7 +197,7 @@ class Call:
     async def _send_pending(self, stream: AgentStream) -> None:
         while self._outbox:
             await stream.send(self._outbox.popleft())
-        for frame in self._uplink.take():
+        for frame in self._media.uplink.take():
             if not self._ending.done():
                 await stream.send_audio(frame)
 
@@ -237,14 +215,11 @@ class Call:
     async def _obey_one(self, command: m.Command, group: asyncio.TaskGroup) -> None:
         match command:
             case m.Play(mark=mark, pcm=pcm, last=last):
-                dropped = self._playout.enqueue(mark, pcm, last=last)
-                if dropped:
-                    telemetry.PLAYOUT_DROPPED.inc(dropped)
-                    self._log.warning("agent_audio_dropped", mark=mark, bytes=dropped)
+                self._media.play(mark, pcm, last=last)
             case m.Clear(clear_id=clear_id):
-                self._tell(m.Cleared(clear_id=clear_id, marks=self._playout.clear()))
+                self._tell(m.Cleared(clear_id=clear_id, marks=self._media.playout.clear()))
             case m.Duck(gain=gain, ramp_ms=ramp_ms):
-                self._playout.duck(gain, ramp_ms)
+                self._media.playout.duck(gain, ramp_ms)
             case m.Transfer():
                 group.create_task(self._transfer(command))
             case m.HangUp():
@@ -256,70 +231,15 @@ class Call:
 
     async def _hang_up(self, command: m.HangUp) -> None:
         if command.after_playout:
-            await self._playout_drained()
+            await self._media.played_out(self._ending)
         self._end(command.result or CallResult.COMPLETED, command.reason or "agent_hung_up")
 
     async def _transfer(self, command: m.Transfer) -> None:
-        if not transfer.allowed(command.target, self._context.config.transfer_allow):
-            self._log.warning("transfer_refused", target=command.target)
-            self._transfer_failed(403, "not in transfer_allow", outcome="not_allowed")
+        if not self._transfers.may_begin(command.target):
             return
-        if self._transfer_deadline is not None:
-            self._transfer_failed(491, "a transfer is already under way", outcome="busy")
-            return
-        self._transfer_deadline = asyncio.get_running_loop().call_later(
-            transfer.DEADLINE_S, self._transfer_failed, 408, "no answer in time"
-        )
         if command.after_playout:
-            await self._playout_drained()
-        try:
-            await self._leg.transfer(command.target)
-        except LandlineError as error:
-            self._transfer_failed(500, str(error))
-
-    def _on_transfer(self, progress: TransferProgressed) -> None:
-        if self._transfer_deadline is None:
-            return
-        state = transfer.state_of(progress)
-        self._log.info("transfer", state=state, sip_status=progress.sip_status)
-        if state is TransferState.FAILED:
-            self._transfer_failed(progress.sip_status, progress.reason)
-            return
-        self._transfer_accepted = True
-        self._tell(
-            m.TransferUpdated(state=state, sip_status=progress.sip_status, reason=progress.reason)
-        )
-        if state is TransferState.ACCEPTED:
-            self._end_transferred()
-
-    def _transfer_failed(self, sip_status: int, reason: str, *, outcome: str = "failed") -> None:
-        telemetry.TRANSFERS.labels(outcome).inc()
-        if outcome == "failed":
-            self._forget_transfer()
-        self._tell(
-            m.TransferUpdated(state=TransferState.FAILED, sip_status=sip_status, reason=reason)
-        )
-
-    def _end_transferred(self) -> None:
-        self._forget_transfer()
-        telemetry.TRANSFERS.labels("accepted").inc()
-        self._end(CallResult.TRANSFERRED, "transferred")
-
-    def _forget_transfer(self) -> None:
-        if self._transfer_deadline is not None:
-            self._transfer_deadline.cancel()
-        self._transfer_deadline = None
-        self._transfer_accepted = False
-
-    async def _playout_drained(self) -> None:
-        """Until all that is queued was sent and the caller has had time to hear it."""
-        clock = self._context.clock
-        deadline_ms = clock.now_ms() + self._playout.queued_ms + _DRAIN_SLACK_MS
-        while not self._playout.drained and clock.now_ms() < deadline_ms:
-            if self._ending.done():
-                return
-            await asyncio.sleep(_DRAIN_POLL_S)
-        await asyncio.sleep(_PLAYOUT_TAIL_S)
+            await self._media.played_out(self._ending)
+        await self._transfers.begin(command.target)
 
     async def _try(self, failure: str, operation: Awaitable[None]) -> None:
         try:
@@ -333,8 +253,8 @@ class Call:
             await asyncio.sleep(_STATISTICS_S)
             current = await self._leg.statistics()
             if current is not None:
-                self._note_statistics(current)
-            if self._uplink.behind_ms > _AGENT_BEHIND_MS:
+                self._tell(self._media.note_statistics(current))
+            if self._media.uplink.behind_ms > _AGENT_BEHIND_MS:
                 self._agent_lost("it does not read")
 
     # -- what happens on the line ---------------------------------------------------------------
@@ -348,9 +268,9 @@ class Call:
             case DtmfPressed():
                 self._tell(event)
             case TransferProgressed():
-                self._on_transfer(event)
+                self._transfers.on_progress(event)
             case StreamClosed(statistics=statistics):
-                self._on_stream_closed(statistics)
+                self._tell(self._media.stream_closed(statistics))
             case LegEnded():
                 self._on_leg_ended(event)
 
@@ -367,8 +287,8 @@ class Call:
 
     def _on_leg_ended(self, event: LegEnded) -> None:
         self._leg_ended.set()
-        if self._transfer_accepted:  # they were told to call somebody else, and left for that
-            self._end_transferred()
+        if self._transfers.peer_left():
+            self._end(CallResult.TRANSFERRED, "transferred")
         elif self._answered_at_ms is None:
             self._end(CallResult.ABANDONED, "caller_cancelled")
         elif event.sip_status >= 400:
@@ -382,29 +302,6 @@ class Call:
         for event in events:
             self._heard_a_mark = self._heard_a_mark or event.finished
             self._tell(event)
-
-    def _on_stream_closed(self, statistics: StreamStatistics) -> None:
-        self._note_statistics(statistics)
-        self._past_streams = self._statistics
-
-    def _note_statistics(self, current: StreamStatistics) -> None:
-        total = current.plus(self._past_streams) if self._past_streams else current
-        before, self._statistics = self._statistics, total
-        discards = total.jitter_buffer_discards - (before.jitter_buffer_discards if before else 0)
-        empties = total.jitter_buffer_empties - (before.jitter_buffer_empties if before else 0)
-        telemetry.JITTER_DISCARDS.inc(max(discards, 0))
-        telemetry.JITTER_EMPTIES.inc(max(empties, 0))
-        self._log.info(
-            "media_statistics",
-            jitter_buffer_ms=total.jitter_buffer_ms,
-            jitter_buffer_average_ms=total.jitter_buffer_average_ms,
-            discards=total.jitter_buffer_discards,
-            empties=total.jitter_buffer_empties,
-            received=total.packets_received,
-            lost=total.packets_lost,
-            underruns=self._playout.underruns,
-        )
-        self._tell(total)
 
     # -- the end --------------------------------------------------------------------------------
 
@@ -423,7 +320,7 @@ class Call:
             self._agent_lost("it does not read")
             return
         self._outbox.append(event)
-        self._uplink.wake()
+        self._media.uplink.wake()
 
     async def _hang_up_leg(self) -> None:
         """BYE or whatever the state wants, and the last events of the leg."""
@@ -438,10 +335,8 @@ class Call:
             await asyncio.wait_for(self._leg_ended.wait(), _CLOSING_S)
 
     async def _close_media(self, ending: Ending) -> m.Ended:
-        self._forget_transfer()
-        telemetry.PLAYOUT_UNDERRUNS.inc(self._playout.underruns)
-        telemetry.UPLINK_DROPPED.inc(self._uplink.dropped_frames)
-        recording = await self._close_recorder()
+        self._transfers.close()
+        recording = await self._media.close()
         answered_ms = self._answered_at_ms
         duration_ms = self._context.clock.now_ms() - answered_ms if answered_ms else 0
         return m.Ended(
@@ -451,32 +346,6 @@ class Call:
             recording_path=str(recording.path) if recording else "",
             recording_sha256=recording.sha256 if recording else "",
         )
-
-    def _open_recorder(self) -> Recorder | None:
-        if self._context.recordings is None:
-            return None
-        try:
-            return Recorder(self._context.recordings / f"{self.call_id}.wav")
-        except OSError as error:
-            telemetry.RECORDER_ERRORS.inc()
-            self._log.error("recording_failed", reason=str(error))
-            return None
-
-    async def _close_recorder(self) -> Recording | None:
-        recorder, self._audio.recorder = self._audio.recorder, None
-        if recorder is None:
-            return None
-        recording = await asyncio.to_thread(recorder.close)
-        telemetry.RECORDER_DROPPED.inc(recording.dropped_frames)
-        if recording.error:
-            telemetry.RECORDER_ERRORS.inc()
-        self._log.info(
-            "recording_closed",
-            path=str(recording.path),
-            duration_ms=recording.duration_ms,
-            sha256=recording.sha256,
-        )
-        return recording
 
 
 async def _first_of(*awaitables: asyncio.Future[Any]) -> None:

@@ -18,12 +18,13 @@ import structlog
 from services.common.addresses import HostPort
 from services.common.audio import FRAME_MS, SAMPLE_RATE_HZ
 from services.common.errors import ConfigError, LandlineError
-from sip_gateway.config import Codec, EndpointConfig, Transport
+from sip_gateway.config import Codec, EndpointConfig
 from sip_gateway.leg import Leg, PjCall
 from sip_gateway.mailbox import Mailbox
 from sip_gateway.media.port import MediaPort
 from sip_gateway.sip_log import SipLog, pjsip_library
 from sip_gateway.sip_message import parse_invite
+from sip_gateway.trunk import Transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,9 +14,9 @@ from sip_gateway.admission import resolve_ipv4
 
 if TYPE_CHECKING:
     from sip_gateway.admission import Admission
-    from sip_gateway.config import Trunk
     from sip_gateway.endpoint import Endpoint
     from sip_gateway.events import RegistrationChanged
+    from sip_gateway.trunk import Trunk
 
 _log = structlog.get_logger()
 _ANSWER_S = 5.0  # PJSIP itself waits 32 s for an answer over UDP

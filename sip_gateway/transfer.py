@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from enum import StrEnum
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from services.common.errors import LandlineError
+from sip_gateway import messages as m
+from sip_gateway import telemetry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from sip_gateway.events import TransferProgressed
+    from sip_gateway.leg import Leg
 
 DEADLINE_S = 40.0  # longer than a desk rings before its own voicemail would answer
 # A URI as it may be given by a conversation: no headers, no spaces, no brackets.
@@ -48,3 +54,88 @@ def _normalised(uri: str) -> str:
     scheme, _, rest = uri.partition(":")
     user, separator, host = rest.rpartition("@")
     return f"{scheme.lower()}:{user}{separator}{host.lower()}"
+
+
+class Transfers:
+    """The transfers of one call: at most one at a time, each told to the agent to its end."""
+
+    def __init__(
+        self,
+        leg: Leg,
+        allow: Iterable[str],
+        *,
+        tell: Callable[[m.TransferUpdated], None],
+        on_accepted: Callable[[], None],
+        log: Any,
+    ) -> None:
+        self._leg = leg
+        self._allow = tuple(allow)
+        self._tell = tell
+        self._on_accepted = on_accepted
+        self._log = log
+        self._deadline: asyncio.TimerHandle | None = None
+        self._understood = False
+
+    def may_begin(self, target: str) -> bool:
+        """Whether a transfer to `target` begins now; if not, the agent is told why."""
+        if not allowed(target, self._allow):
+            self._log.warning("transfer_refused", target=target)
+            self._failed(403, "not in transfer_allow", outcome="not_allowed")
+            return False
+        if self._deadline is not None:
+            self._failed(491, "a transfer is already under way", outcome="busy")
+            return False
+        self._deadline = asyncio.get_running_loop().call_later(
+            DEADLINE_S, self._failed, 408, "no answer in time"
+        )
+        return True
+
+    async def begin(self, target: str) -> None:
+        """Send the REFER of the transfer that `may_begin` let begin."""
+        try:
+            await self._leg.transfer(target)
+        except LandlineError as error:
+            self._failed(500, str(error))
+
+    def on_progress(self, progress: TransferProgressed) -> None:
+        """What the other side says about our REFER."""
+        if self._deadline is None:
+            return
+        state = state_of(progress)
+        self._log.info("transfer", state=state, sip_status=progress.sip_status)
+        if state is TransferState.FAILED:
+            self._failed(progress.sip_status, progress.reason)
+            return
+        self._understood = True
+        self._tell(
+            m.TransferUpdated(state=state, sip_status=progress.sip_status, reason=progress.reason)
+        )
+        if state is TransferState.ACCEPTED:
+            self._accepted()
+            self._on_accepted()
+
+    def peer_left(self) -> bool:
+        """The other side hung up: True when it was told to call somebody else and left for that."""
+        if not self._understood:
+            return False
+        self._accepted()
+        return True
+
+    def close(self) -> None:
+        """The call ends."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = None
+        self._understood = False
+
+    def _accepted(self) -> None:
+        self.close()
+        telemetry.TRANSFERS.labels("accepted").inc()
+
+    def _failed(self, sip_status: int, reason: str, *, outcome: str = "failed") -> None:
+        telemetry.TRANSFERS.labels(outcome).inc()
+        if outcome == "failed":
+            self.close()
+        self._tell(
+            m.TransferUpdated(state=TransferState.FAILED, sip_status=sip_status, reason=reason)
+        )

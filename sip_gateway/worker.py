@@ -12,11 +12,13 @@ from services.common.errors import ConfigError
 from sip_gateway import accounts, telemetry
 from sip_gateway.admission import Admission
 from sip_gateway.agent_client import AgentClient
-from sip_gateway.call import Call, CallContext, CallResult
-from sip_gateway.config import EndpointConfig, TrunkKind
+from sip_gateway.call import Call, CallContext
+from sip_gateway.config import EndpointConfig
+from sip_gateway.ending import CallResult
 from sip_gateway.endpoint import LOCAL, REFUSING, Endpoint
 from sip_gateway.media.jitter import JitterPolicy
 from sip_gateway.registration import Registration
+from sip_gateway.trunk import TrunkKind
 
 if TYPE_CHECKING:
     from pathlib import Path

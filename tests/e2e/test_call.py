@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from sip_gateway.config import Codec, Transport
+from sip_gateway.config import Codec
 from sip_gateway.softphone import CallRefusedError, PhoneState, Softphone, SoftphoneCall
+from sip_gateway.trunk import Transport
 from tests.fakes.tones import peak_hz, rms, tone
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from services.common.addresses import HostPort
 from services.common.clock import ManualClock
 from services.common.config import Secret
 from sip_gateway.admission import FULL, STOPPING, TOO_FAST, UNKNOWN_SOURCE, Admission
-from sip_gateway.config import Trunk, TrunkKind
 from sip_gateway.events import Invite
+from sip_gateway.trunk import Trunk, TrunkKind
 
 PEER = Trunk(name="peer", kind=TrunkKind.PEER, allow=["192.0.2.0/28"])  # type: ignore[list-item]
 

@@ -1,0 +1,127 @@
+"""Everything that one call's audio goes through, and what is counted and kept of it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from sip_gateway import telemetry
+from sip_gateway.media.call_audio import CallAudio
+from sip_gateway.media.playout import Heard, PlayoutQueue
+from sip_gateway.media.recorder import Recorder, Recording
+from sip_gateway.media.uplink import Uplink
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from services.common.clock import Clock
+    from sip_gateway.media.jitter import StreamStatistics
+
+_DRAIN_POLL_S = 0.02
+_DRAIN_SLACK_MS = 5_000
+# What the caller's own jitter buffer still has to play when the last packet has been sent.
+_PLAYOUT_TAIL_S = 0.12
+
+
+class CallMedia:
+    """Playout, uplink, recording and statistics of one call. Everything is for the event loop."""
+
+    def __init__(
+        self,
+        *,
+        post: Callable[..., None],
+        on_heard: Callable[[tuple[Heard, ...]], None],
+        clock: Clock,
+        log: Any,
+    ) -> None:
+        """`post` hands a call to the event loop from any thread."""
+        self._clock = clock
+        self._log = log
+        self._past_streams: StreamStatistics | None = None
+        self._statistics: StreamStatistics | None = None
+        self.playout = PlayoutQueue()
+        self.uplink = Uplink(post)
+        self.tap = CallAudio(
+            playout=self.playout,
+            sink=self.uplink.push,
+            heard=lambda events: post(on_heard, events),
+            clock=clock,
+        )
+
+    def play(self, mark: str, pcm: bytes, *, last: bool) -> None:
+        """Queue the agent's audio; what does not fit is counted and told."""
+        dropped = self.playout.enqueue(mark, pcm, last=last)
+        if dropped:
+            telemetry.PLAYOUT_DROPPED.inc(dropped)
+            self._log.warning("agent_audio_dropped", mark=mark, bytes=dropped)
+
+    async def played_out(self, stop: asyncio.Future[Any]) -> None:
+        """Until all that is queued was sent and has had time to be heard, or `stop` is done."""
+        deadline_ms = self._clock.now_ms() + self.playout.queued_ms + _DRAIN_SLACK_MS
+        while not self.playout.drained and self._clock.now_ms() < deadline_ms:
+            if stop.done():
+                return
+            await asyncio.sleep(_DRAIN_POLL_S)
+        await asyncio.sleep(_PLAYOUT_TAIL_S)
+
+    # -- statistics -----------------------------------------------------------------------------
+
+    def note_statistics(self, current: StreamStatistics) -> StreamStatistics:
+        """Count what is new in the running stream's statistics; the totals of the call."""
+        total = current.plus(self._past_streams) if self._past_streams else current
+        before, self._statistics = self._statistics, total
+        discards = total.jitter_buffer_discards - (before.jitter_buffer_discards if before else 0)
+        empties = total.jitter_buffer_empties - (before.jitter_buffer_empties if before else 0)
+        telemetry.JITTER_DISCARDS.inc(max(discards, 0))
+        telemetry.JITTER_EMPTIES.inc(max(empties, 0))
+        self._log.info(
+            "media_statistics",
+            jitter_buffer_ms=total.jitter_buffer_ms,
+            jitter_buffer_average_ms=total.jitter_buffer_average_ms,
+            discards=total.jitter_buffer_discards,
+            empties=total.jitter_buffer_empties,
+            received=total.packets_received,
+            lost=total.packets_lost,
+            underruns=self.playout.underruns,
+        )
+        return total
+
+    def stream_closed(self, statistics: StreamStatistics) -> StreamStatistics:
+        """The last statistics of a stream; the totals of the call."""
+        total = self.note_statistics(statistics)
+        self._past_streams = self._statistics
+        return total
+
+    # -- recording ------------------------------------------------------------------------------
+
+    async def record(self, path: Path) -> None:
+        """Record from now on; a file that cannot be opened is told and costs only itself."""
+        try:
+            self.tap.recorder = await asyncio.to_thread(Recorder, path)
+        except OSError as error:
+            telemetry.RECORDER_ERRORS.inc()
+            self._log.error("recording_failed", reason=str(error))
+
+    async def stop_recording(self) -> Recording | None:
+        """Close the recording; None when there is none."""
+        recorder, self.tap.recorder = self.tap.recorder, None
+        if recorder is None:
+            return None
+        recording = await asyncio.to_thread(recorder.close)
+        telemetry.RECORDER_DROPPED.inc(recording.dropped_frames)
+        if recording.error:
+            telemetry.RECORDER_ERRORS.inc()
+        self._log.info(
+            "recording_closed",
+            path=str(recording.path),
+            duration_ms=recording.duration_ms,
+            sha256=recording.sha256,
+        )
+        return recording
+
+    async def close(self) -> Recording | None:
+        """Count what was lost and close the recording."""
+        telemetry.PLAYOUT_UNDERRUNS.inc(self.playout.underruns)
+        telemetry.UPLINK_DROPPED.inc(self.uplink.dropped_frames)
+        return await self.stop_recording()
