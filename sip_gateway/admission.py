@@ -71,7 +71,11 @@ class Admission:
         """The trunk that this call belongs to.
 
         Several extensions may be registered at one PBX: the one that was dialled comes first.
+        The edge, where there is one, has decided already.
         """
+        if invite.via_edge:
+            named = (item.trunk for item in self._sources if item.trunk.name == invite.trunk)
+            return next(named, None)
         try:
             ip = ipaddress.IPv4Address(invite.source_ip)
         except ValueError:

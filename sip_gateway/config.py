@@ -71,6 +71,7 @@ class EndpointConfig:
     public_address: str | None = None
     user_agent: str = "Landline"
     accept_transfers: bool = False
+    edge_proxy: HostPort | None = None
 
 
 class SipConfig(Section):
@@ -94,6 +95,7 @@ class SipConfig(Section):
     transfer_allow: list[str] = Field(default_factory=list)
     trunks: list[Trunk] = Field(default_factory=list)
     metrics: Address | None = None
+    edge_proxy: Address | None = None  # our own edge: its word on a call's trunk is believed
 
     @model_validator(mode="after")
     def _consistent(self) -> SipConfig:

@@ -23,7 +23,7 @@ from sip_gateway.leg import Leg, PjCall
 from sip_gateway.mailbox import Mailbox
 from sip_gateway.media.port import MediaPort
 from sip_gateway.sip_log import SipLog, pjsip_library
-from sip_gateway.sip_message import parse_invite
+from sip_gateway.sip_message import from_edge, parse_invite
 from sip_gateway.trunk import Transport
 
 if TYPE_CHECKING:
@@ -191,7 +191,9 @@ class Endpoint:
 
     def select_account(self, prm: Any) -> None:
         """Decide on a request before PJSIP makes media for it; what is refused gets none."""
-        invite = parse_invite(prm.rdata.wholeMsg, prm.rdata.srcAddress)
+        invite = from_edge(
+            parse_invite(prm.rdata.wholeMsg, prm.rdata.srcAddress), self.config.edge_proxy
+        )
         refusal = self._screen(invite, len(self._calls))
         self._screened = (invite, refusal)
         refusing, local = self._accounts.get(REFUSING), self._accounts.get(LOCAL)

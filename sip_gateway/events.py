@@ -21,6 +21,8 @@ class Invite:
     sip_call_id: str
     body: str
     headers: dict[str, str] = field(default_factory=dict)  # those that the conversation may see
+    via_edge: bool = False  # the edge has brought it, and names the source and the trunk
+    trunk: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

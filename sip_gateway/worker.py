@@ -147,6 +147,7 @@ def _endpoint_config(config: SipConfig) -> EndpointConfig:
         codecs=tuple(config.codecs),
         jitter=JitterPolicy(max_ms=config.jitter_buffer_max_ms),
         public_address=config.public_address,
+        edge_proxy=config.edge_proxy,
     )
 
 
