@@ -9,6 +9,9 @@ CALLS = Counter(
 )
 REFUSED = Counter("landline_sip_refused", "INVITEs that were refused", ["reason"])
 MALFORMED = Counter("landline_sip_malformed", "Datagrams that are not SIP")
+LEDGER_ERRORS = Counter(
+    "landline_sip_ledger_errors", "Lines or writes of the daily totals that failed"
+)
 ACTIVE = Gauge("landline_sip_active_calls", "Calls in progress")
 REGISTERED = Gauge("landline_sip_registered", "1 while the trunk is registered", ["trunk"])
 REGISTRATION_FAILURES = Counter(
