@@ -7,6 +7,7 @@ import itertools
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
@@ -95,6 +96,7 @@ class SipConfig(Section):
     transfer_allow: list[str] = Field(default_factory=list)
     trunks: list[Trunk] = Field(default_factory=list)
     metrics: Address | None = None
+    ledger: Path | None = None  # the supervisor's socket; None: this process counts alone
     edge_proxy: Address | None = None  # our own edge: its word on a call's trunk is believed
 
     @model_validator(mode="after")

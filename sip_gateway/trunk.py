@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from services.common.addresses import Address
 from services.common.config import Secret, Section
+from sip_gateway.limits import TrunkLimits
 
 
 class Transport(StrEnum):
@@ -45,6 +46,7 @@ class Trunk(Section):
     password: Secret | None = None
     allow: list[Network] = Field(default_factory=list)
     agent: str = ""
+    limits: TrunkLimits = TrunkLimits()
 
     @model_validator(mode="after")
     def _consistent(self) -> Trunk:
