@@ -7,6 +7,7 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sip_gateway import dids
 from sip_gateway.events import Refusal
 from sip_gateway.trunk import Trunk, TrunkKind
 
@@ -22,6 +23,7 @@ RETRY_AFTER_STOPPING_S = 5
 # used up: the assertion that then fails would end the process. A call takes two.
 NEW_CALLS_PER_S = 10.0
 NEW_CALLS_BURST = 10.0
+UNKNOWN_NUMBER = Refusal(sip_status=404, why="unknown_number")
 UNKNOWN_SOURCE = Refusal(sip_status=403, why="unknown_source")
 FULL = Refusal(sip_status=503, why="full", retry_after_s=RETRY_AFTER_FULL_S)
 TOO_FAST = Refusal(sip_status=503, why="too_fast", retry_after_s=1)
@@ -49,9 +51,12 @@ class Admission:
     is where the call too many is refused with an answer that tells it to come back.
     """
 
-    def __init__(self, trunks: Iterable[Trunk], *, clock: Clock, limit: int = 0) -> None:
+    def __init__(
+        self, trunks: Iterable[Trunk], *, clock: Clock, limit: int = 0, country: str = ""
+    ) -> None:
         self.limit = limit
         self._clock = clock
+        self._country = country
         self._tokens = NEW_CALLS_BURST
         self._tokens_at_ms = clock.now_ms()
         self.stopping = False
@@ -87,8 +92,11 @@ class Admission:
 
     def decide(self, invite: Invite, other_legs: int) -> Refusal | None:
         """None to take the call. `other_legs` are those that PJSIP holds beside it."""
-        if self.trunk_of(invite) is None:
+        trunk = self.trunk_of(invite)
+        if trunk is None:
             return UNKNOWN_SOURCE
+        if dids.route(trunk, invite, self._country) is None:
+            return UNKNOWN_NUMBER
         if self.stopping:
             return STOPPING
         if other_legs >= self.limit:

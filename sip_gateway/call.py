@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from services.common.errors import LandlineError
+from sip_gateway import dids, telemetry
 from sip_gateway import messages as m
-from sip_gateway import telemetry
 from sip_gateway.admission import AGENT_UNAVAILABLE, STOPPING
 from sip_gateway.agent_client import AgentLostError, AgentUnavailableError
 from sip_gateway.ending import CallResult, Ending
@@ -146,14 +146,16 @@ class Call:
 
     def _started(self) -> m.Started:
         codecs = tuple(self._context.config.codecs)
+        route = dids.route(self._trunk, self._invite, self._context.config.country)
+        assert route is not None  # else admission had refused
         return m.Started(
             call_id=self.call_id,
-            caller=self._invite.caller,
-            callee=self._invite.callee,
+            caller=dids.e164(self._invite.caller, self._context.config.country),
+            callee=route.number,
             trunk=self._trunk.name,
             codec=first_common_codec(self._invite.body, codecs),
-            region=self._context.region,
-            agent=self._trunk.agent,
+            region=route.region or self._context.region,
+            agent=route.agent,
             headers=self._invite.headers,
         )
 

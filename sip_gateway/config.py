@@ -10,6 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
+import phonenumbers
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from services.common.addresses import Address, HostPort
@@ -95,6 +96,7 @@ class SipConfig(Section):
     agent_timeout_ms: int = Field(default=3000, ge=100, le=30_000)
     transfer_allow: list[str] = Field(default_factory=list)
     trunks: list[Trunk] = Field(default_factory=list)
+    country: str = ""  # ISO 3166: how numbers without a country code are read
     metrics: Address | None = None
     ledger: Path | None = None  # the supervisor's socket; None: this process counts alone
     edge_proxy: Address | None = None  # our own edge: its word on a call's trunk is believed
@@ -111,6 +113,8 @@ class SipConfig(Section):
                     f"which transports does not have"
                 )
         _reject_overlaps(self.trunks)
+        if self.country and self.country not in phonenumbers.SUPPORTED_REGIONS:
+            raise ValueError(f'country {self.country!r}: write two capitals, such as "DE"')
         first, last = self.rtp_ports
         if Transport.UDP in self.transports and first <= self.listen.port <= last:
             raise ValueError(f"rtp_ports {self.rtp_ports} contain the listening port")

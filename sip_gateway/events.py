@@ -21,6 +21,8 @@ class Invite:
     sip_call_id: str
     body: str
     headers: dict[str, str] = field(default_factory=dict)  # those that the conversation may see
+    called_party: str = ""  # user part of P-Called-Party-ID
+    diverted_from: str = ""  # user part of the first Diversion
     via_edge: bool = False  # the edge has brought it, and names the source and the trunk
     trunk: str = ""
 

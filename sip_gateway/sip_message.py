@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _USER = re.compile(r"<?(?:sips?|tel):([^@;>?\s]+)", re.IGNORECASE)
 _COMPACT = {"f": "from", "t": "to", "i": "call-id", "m": "contact", "c": "content-type"}
-_PASSED_ON = ("diversion", "p-asserted-identity")
+_PASSED_ON = ("diversion", "history-info", "p-asserted-identity")
 # What our own edge says about a call that it lets in. Nobody else is believed.
 EDGE_TRUNK = "x-landline-trunk"
 EDGE_SOURCE = "x-landline-source"
@@ -47,6 +47,8 @@ def parse_invite(message: str, source: str) -> Invite:
         callee=_user(headers.get("to", "")) or _user(request_uri),
         sip_call_id=headers.get("call-id", ""),
         body=body,
+        called_party=_user(headers.get("p-called-party-id", "")),
+        diverted_from=_user(headers.get("diversion", "")),
         headers=passed_on,
     )
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
-from services.common.addresses import Address
+from services.common.addresses import HostPort, parse_host_port
 from services.common.config import Secret, Section
 from sip_gateway.limits import TrunkLimits
 
@@ -23,6 +24,46 @@ class TrunkKind(StrEnum):
 
     REGISTRATION = "registration"  # we register there; its registrar's address may call
     PEER = "peer"  # its addresses may call
+
+
+class DidSource(StrEnum):
+    """Where in an INVITE the number stands that the caller dialled."""
+
+    REQUEST_URI = "r-uri"
+    TO = "to"
+    P_CALLED_PARTY_ID = "p-called-party-id"  # RFC 7315, 4.2
+    DIVERSION = "diversion"  # RFC 5806: the number that the call was diverted from
+
+
+class Server(NamedTuple):
+    """A SIP server as configuration names it. Port 0: the one that DNS says (RFC 3263)."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return str(HostPort(self.host, self.port)) if self.port else self.host
+
+
+def _parse_server(text: object) -> Server:
+    if isinstance(text, tuple):
+        return Server(*text)
+    if ":" in str(text):
+        return Server(*parse_host_port(text))
+    if not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?", str(text)):
+        raise ValueError(f"{text!r} is no server; write a name, or host:port")
+    return Server(str(text), 0)
+
+
+ServerAddress = Annotated[Server, BeforeValidator(_parse_server), PlainSerializer(str)]
+
+
+class Did(Section):
+    """A number of a trunk, or a pattern (`*`, `?`) of numbers, and who answers it."""
+
+    number: str = Field(pattern=r"^\S+$")
+    agent: str = ""
+    region: str = ""
 
 
 def _parse_network(text: object) -> ipaddress.IPv4Network:
@@ -40,12 +81,14 @@ class Trunk(Section):
 
     name: str
     kind: TrunkKind
-    registrar: Address | None = None
+    registrar: ServerAddress | None = None
     transport: Transport = Transport.UDP  # towards the registrar
     username: str | None = None
     password: Secret | None = None
     allow: list[Network] = Field(default_factory=list)
     agent: str = ""
+    did_from: DidSource | None = None  # None: To where we register, else the Request-URI
+    dids: list[Did] = Field(default_factory=list)
     limits: TrunkLimits = TrunkLimits()
 
     @model_validator(mode="after")
@@ -64,4 +107,16 @@ class Trunk(Section):
             raise ValueError(
                 f"trunk {self.name!r} is a peer without allow: name the networks it calls from"
             )
+        numbers = [did.number for did in self.dids]
+        repeated = sorted({number for number in numbers if numbers.count(number) > 1})
+        if repeated:
+            raise ValueError(f"trunk {self.name!r}: dids {', '.join(repeated)} given twice")
         return self
+
+    @property
+    def did_source(self) -> DidSource:
+        """Where the dialled number is. A registrar sends calls to our Contact, so not there."""
+        if self.did_from is not None:
+            return self.did_from
+        registers = self.kind is TrunkKind.REGISTRATION
+        return DidSource.TO if registers else DidSource.REQUEST_URI

@@ -47,7 +47,7 @@ class Worker:
         clock: Clock,
     ) -> None:
         self._config = config
-        self._admission = Admission(config.trunks, clock=clock)
+        self._admission = Admission(config.trunks, clock=clock, country=config.country)
         self._agents = AgentClient(config.agent, tls, timeout_ms=config.agent_timeout_ms)
         self._endpoint = Endpoint(
             _endpoint_config(config),

@@ -60,6 +60,10 @@ def test_defaults(tmp_path: Path) -> None:
         ("", PEER.replace("192.0.2.0/24", "192.0.2.1/24"), "not an IPv4 network"),
         ("", REGISTRATION.replace('username = "600"\n', ""), "needs registrar"),
         ("", REGISTRATION.replace('{ env = "PBX_PASSWORD" }', '"secret"'), "password"),
+        ("", PEER + 'dids = [{ number = "1" }, { number = "1" }]\n', "given twice"),
+        ("", PEER + 'did_from = "from"\n', "p-called-party-id"),
+        ('country = "Germany"', PEER, "two capitals"),
+        ("", REGISTRATION.replace("pbx:5060", "pbx:70000"), "host:port"),
         ('transports = ["udp"]', REGISTRATION + 'transport = "tcp"\n', "does not have"),
     ],
 )
