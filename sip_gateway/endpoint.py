@@ -61,11 +61,13 @@ class Endpoint:
         on_invite: Callable[[Leg, Invite], None],
         on_refused: Callable[[Invite | None, int, str], None],
         on_malformed: Callable[[], None],
+        on_message: Callable[[bool, str, str], None] | None = None,
     ) -> None:
         """`screen(invite, other_legs)` decides on an INVITE at once: a Refusal, or None to ring.
 
         `on_invite` hears of those that ring, `on_refused(invite, status, why)` of the others, also
-        of those that PJSIP refuses by itself, then without an Invite.
+        of those that PJSIP refuses by itself, then without an Invite. `on_message(sent, peer,
+        text)` is given all SIP messages; it is called on PJSIP's threads.
         """
         self.config = config
         self.address = config.listen
@@ -74,6 +76,7 @@ class Endpoint:
         self._on_invite = on_invite
         self._on_refused = on_refused
         self._on_malformed = on_malformed
+        self._on_message = on_message
         self._mailbox = Mailbox(asyncio.get_running_loop())
         self.post = self._mailbox.post  # for any thread
         self._commands: deque[Callable[[], None]] = deque()
@@ -257,7 +260,7 @@ class Endpoint:
         self._pj = _PjEndpoint(self)
         pjsip_library().pj_log_set_level(0)  # until the writer is set, it prints on stdout
         self._pj.libCreate()
-        self._log_writer = SipLog(lambda: self.post(self._on_malformed))
+        self._log_writer = SipLog(lambda: self.post(self._on_malformed), self._on_message)
         self._pj.libInit(self._pj_config())
         self.max_legs = int(pjsip_library().pjsua_call_get_max_count())
         self._pj.audDevManager().setNullDev()
