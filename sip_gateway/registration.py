@@ -22,7 +22,7 @@ _log = structlog.get_logger()
 _ANSWER_S = 5.0  # PJSIP itself waits 32 s for an answer over UDP
 _RETRY_S = (2.0, 5.0, 10.0, 30.0)
 _UNREGISTER_S = 2.0
-_EXPLANATIONS = {
+EXPLANATIONS = {
     401: "the registrar does not accept the username or password",
     403: "the registrar forbids it: check the username and password",
     404: "the registrar does not know the username",
@@ -94,7 +94,7 @@ class Registration:
         self._log.error(
             "registration_failed",
             sip_status=sip_status,
-            reason=_EXPLANATIONS.get(sip_status, reason),
+            reason=EXPLANATIONS.get(sip_status, reason),
             retry_in_s=delay_s,
         )
         if not self._stopping:

@@ -135,6 +135,7 @@ class SoftphoneCall:
         self.codec = ""
         self.digits: list[DtmfPressed] = []
         self.transfer_target: str | None = None
+        self.transfer_progress: list[TransferProgressed] = []
         self.statistics: StreamStatistics | None = None
 
     # -- speaking -----------------------------------------------------------------------------
@@ -167,9 +168,10 @@ class SoftphoneCall:
 
     # -- listening ----------------------------------------------------------------------------
 
-    def on_audio(self, listener: Callable[[ReceivedFrame], None]) -> None:
-        """Call `listener` on the event loop with each frame that comes."""
+    def on_audio(self, listener: Callable[[ReceivedFrame], None]) -> Callable[[], None]:
+        """Call `listener` on the event loop with each frame that comes, until told to stop."""
         self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
 
     async def frames(self) -> AsyncIterator[ReceivedFrame]:
         """Each frame from now until the call ends; a slow reader loses the oldest."""
@@ -180,7 +182,7 @@ class SoftphoneCall:
             buffered.append(frame)
             arrived.set()
 
-        self.on_audio(listener)
+        stop_listening = self.on_audio(listener)
         ended = asyncio.ensure_future(self._ended.wait())
         ended.add_done_callback(lambda _future: arrived.set())
         try:
@@ -191,7 +193,7 @@ class SoftphoneCall:
                     yield buffered.popleft()
         finally:
             ended.cancel()
-            self._listeners.remove(listener)
+            stop_listening()
 
     def record(self, path: Path) -> None:
         """Record from now on: us left, the other side right. `stop_recording` closes the file."""
@@ -223,6 +225,10 @@ class SoftphoneCall:
         """Until the other side sends a REFER; the URI that it names."""
         await self._transfer.wait()
         return self.transfer_target or ""
+
+    async def transfer(self, target: str) -> None:
+        """Send a REFER; what the other side says of it is kept in `transfer_progress`."""
+        await self._live_leg().transfer(target)
 
     async def hold(self, on: bool) -> None:
         """Put the other side on hold by re-INVITE, or take it back."""
@@ -276,7 +282,7 @@ class SoftphoneCall:
             case LegEnded(sip_status=status, reason=reason):
                 self._on_ended(status, reason)
             case TransferProgressed():
-                raise AssertionError("a softphone sends no REFER")
+                self.transfer_progress.append(event)
 
     def _on_transfer(self, target: str, new_leg: NewLeg) -> None:
         """Report where we are sent, and leave: the first call ends before the second is given up.

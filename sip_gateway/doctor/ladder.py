@@ -69,10 +69,7 @@ def ladder(messages: Iterable[SipMessage]) -> str:
 
 def _rung(message: SipMessage) -> str:
     label = f" {_label(message)} "[: _WIDTH - 4]
-    if message.sent:
-        arrow = f"|--{label:-<{_WIDTH - 3}}>|"
-    else:
-        arrow = f"|<-{label:-<{_WIDTH - 3}}-|"
+    arrow = f"|--{label:-<{_WIDTH - 3}}>|" if message.sent else f"|<-{label:-<{_WIDTH - 3}}-|"
     return f"{message.at_ms:8.0f} ms  us {arrow} {message.peer}"
 
 
