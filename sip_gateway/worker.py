@@ -50,7 +50,7 @@ class Worker:
         self._admission = Admission(config.trunks, clock=clock, country=config.country)
         self._agents = AgentClient(config.agent, tls, timeout_ms=config.agent_timeout_ms)
         self._endpoint = Endpoint(
-            _endpoint_config(config),
+            endpoint_config(config),
             screen=self._admission.decide,
             on_invite=self._on_invite,
             on_refused=_on_refused,
@@ -139,7 +139,8 @@ _PJSIP_REASONS = {
 }
 
 
-def _endpoint_config(config: SipConfig) -> EndpointConfig:
+def endpoint_config(config: SipConfig) -> EndpointConfig:
+    """What [sip] says of the endpoint."""
     return EndpointConfig(
         listen=config.listen,
         transports=tuple(config.transports),

@@ -10,31 +10,34 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import dataclasses
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from services.common.audio import FRAME_BYTES, FRAME_MS
+from services.common.clock import SystemClock
 from services.common.errors import LandlineError
 from sip_gateway.doctor import judgements
 from sip_gateway.doctor.findings import Finding, failed, passed, skipped
+from sip_gateway.doctor.line import Line
 from sip_gateway.doctor.signals import SWEEP_MS, Echo, find_sweep, sweep
 from sip_gateway.softphone import CallRefusedError
 from sip_gateway.trunk import TrunkKind
+from sip_gateway.worker import endpoint_config
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from services.common.clock import Clock
-    from sip_gateway.config import EndpointConfig
+    from sip_gateway.config import EndpointConfig, SipConfig
     from sip_gateway.doctor.ladder import SipMessage
-    from sip_gateway.doctor.line import Line
     from sip_gateway.softphone import ReceivedFrame, SoftphoneCall
     from sip_gateway.trunk import Trunk
 
 _ANSWER_S = 8.0
 _RING_S = 20.0
-_CAME_BACK_S = 5.0
+_CAME_BACK_S = 2.0
 _LISTEN_MS = 1500
 _SETTLE_S = 0.6  # a path that was just set up drops its first packets
 _KEYS = "159"
@@ -42,7 +45,16 @@ _KEYS_S = 2.0
 _REQUEST_S = 5.0
 _POLL_S = 0.05
 _NTP_TIME_ERROR = 5  # adjtimex(2)
-_NEED_CALL = ("codecs", "audio out", "audio in", "DTMF", "hold", "session refresh", "transfer")
+_NEED_CALL = (
+    "codecs",
+    "audio out",
+    "audio in",
+    "DTMF",
+    "hold",
+    "session refresh",
+    "hang-up",
+    "transfer",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +75,42 @@ class Examination:
                 f"trunk {self.trunk.name} has no registrar, so give --number as a whole SIP URI"
             )
         return f"sip:{target}@{self.trunk.registrar}"
+
+
+def chosen_trunks(config: SipConfig, name: str | None) -> list[Trunk]:
+    """The trunk of that name, or all; LandlineError when there is none."""
+    trunks = [trunk for trunk in config.trunks if name in (None, trunk.name)]
+    if not trunks:
+        names = ", ".join(trunk.name for trunk in config.trunks) or "none"
+        raise LandlineError(f"no trunk {name or 'at all'} in [[sip.trunks]]; there are: {names}")
+    return trunks
+
+
+async def examine_trunk(
+    config: SipConfig,
+    trunk: Trunk,
+    *,
+    number: str,
+    transfer_to: str,
+    show: Callable[[Finding], None],
+) -> tuple[list[Finding], list[SipMessage]]:
+    """All findings, each shown as it comes, and the messages without their secrets."""
+    clock = SystemClock()
+    number = number or trunk.username or ""
+    if not number:
+        raise LandlineError(f"trunk {trunk.name} has no username to dial: give --number")
+    examination = Examination(
+        trunk=trunk,
+        endpoint=dataclasses.replace(endpoint_config(config), accept_transfers=True),
+        number=number,
+        transfer_to=transfer_to or number,
+    )
+    findings: list[Finding] = []
+    async with Line(trunk, examination.endpoint, clock) as line:
+        async for finding in examine(examination, line, clock):
+            findings.append(finding)
+            show(finding)
+    return findings, list(line.messages)
 
 
 @dataclass(slots=True)
@@ -101,34 +149,51 @@ async def examine(examination: Examination, line: Line, clock: Clock) -> AsyncIt
 
 
 async def _call(examination: Examination, line: Line, clock: Clock) -> AsyncIterator[Finding]:
-    uri = examination.uri(examination.number)
-    line.expecting = True
     began_ms = clock.now_ms()
-    outgoing = await line.place(uri)
-    incoming = asyncio.create_task(line.take(_RING_S))
     try:
-        async with asyncio.timeout(_RING_S):
-            await outgoing.answered()
+        session = await _connect(examination, line, clock)
     except (CallRefusedError, TimeoutError) as error:
-        incoming.cancel()
-        yield _unanswered(uri, error)
+        yield _unanswered(examination.uri(examination.number), error)
         for name in _NEED_CALL:
             yield skipped(name, "no call was answered")
         return
-    # What is still to come in at this end comes soon after the answer, or not at all.
-    await asyncio.wait([incoming], timeout=_CAME_BACK_S)
-    line.expecting = False
-    other = incoming.result() if incoming.done() else None
-    incoming.cancel()
-    where = "came back to this trunk" if other else "was answered by somebody else"
+    where = "came back to this trunk" if session.has_both_ends else "was answered by somebody else"
     took_ms = clock.now_ms() - began_ms
-    yield passed("call", f"{uri} {where}, up after {took_ms:.0f} ms")
-    session = _Session(examination, line, clock, outgoing, other)
+    yield passed("call", f"{examination.uri(examination.number)} {where}, up in {took_ms:.0f} ms")
     for check in (session.codecs, session.audio, session.dtmf, session.hold, session.refresh):
         for finding in await check():
             yield finding
-    yield await session.transfer()
     yield await session.hang_up()
+    yield await _transfer(examination, line, clock)
+
+
+async def _transfer(examination: Examination, line: Line, clock: Clock) -> Finding:
+    """With a call of its own: whoever takes a REFER ends the call that it came in."""
+    try:
+        session = await _connect(examination, line, clock)
+    except (CallRefusedError, TimeoutError) as error:
+        return skipped("transfer", f"a second call was not answered: {error}")
+    return await session.transfer()
+
+
+async def _connect(examination: Examination, line: Line, clock: Clock) -> _Session:
+    """A call that is up, with both its ends when it has come back to us."""
+    line.expecting = True
+    incoming = asyncio.create_task(line.take(_RING_S))
+    outgoing = await line.place(examination.uri(examination.number))
+    try:
+        async with asyncio.timeout(_RING_S):
+            await outgoing.answered()
+        # What is still to come in at this end comes soon after the answer, or not at all.
+        await asyncio.wait([incoming], timeout=_CAME_BACK_S)
+        other = incoming.result() if incoming.done() else None
+        return _Session(examination, line, clock, outgoing, other)
+    except (CallRefusedError, TimeoutError):
+        await outgoing.hang_up()
+        raise
+    finally:
+        line.expecting = False
+        incoming.cancel()
 
 
 def _unanswered(uri: str, error: CallRefusedError | TimeoutError) -> Finding:
@@ -160,6 +225,10 @@ class _Session:
         self._out = outgoing
         self._other = other
 
+    @property
+    def has_both_ends(self) -> bool:
+        return self._other is not None
+
     async def codecs(self) -> list[Finding]:
         ours = [str(codec) for codec in self._examination.endpoint.codecs]
         offered = judgements.offered_codecs(tuple(self._line.messages))
@@ -182,7 +251,7 @@ class _Session:
 
     async def dtmf(self) -> list[Finding]:
         negotiated = judgements.takes_telephone_events(tuple(self._line.messages))
-        if self._other is None:
+        if negotiated and self._other is None:
             return [skipped("DTMF", "the other end is not here, so nobody tells what arrived")]
         if negotiated:
             await self._out.send_dtmf(_KEYS)
@@ -193,10 +262,9 @@ class _Session:
         held = await self._ask("INVITE", self._out.hold(True))
         resumed = await self._ask("INVITE", self._out.hold(False))
         await asyncio.sleep(_SETTLE_S)
-        far_end = self._other or self._out
-        audio_back = await self._sound(self._out, far_end) is not None
-        if not audio_back and self._other is None:
-            return [skipped("hold", "no echo, so nobody tells whether audio came back")]
+        echo = await self._sound(self._out, self._other or self._out)
+        unknown = echo is None and self._other is None  # no echo before either, for all we know
+        audio_back = None if unknown else echo is not None
         return [judgements.hold(held, resumed, audio_back=audio_back)]
 
     async def refresh(self) -> list[Finding]:
@@ -206,7 +274,9 @@ class _Session:
 
     async def transfer(self) -> Finding:
         target = self._examination.uri(self._examination.transfer_to)
-        return judgements.transfer(await self._ask("REFER", self._out.transfer(target)))
+        answer = await self._ask("REFER", self._out.transfer(target))
+        await self._out.hang_up()
+        return judgements.transfer(answer)
 
     async def hang_up(self) -> Finding:
         if self._other is None:

@@ -65,9 +65,9 @@ def registration(change: RegistrationChanged | None, *, waited_s: float) -> Find
 
 def seen_as(messages: Sequence[SipMessage]) -> SeenAs | None:
     """From the first answer to a request of ours; None when nobody has answered."""
-    requests = {m.header("Call-ID"): m for m in messages if m.sent and not m.status}
+    requests = {_transaction(m): m for m in messages if m.sent and not m.status}
     for message in messages:
-        request = requests.get(message.header("Call-ID"))
+        request = requests.get(_transaction(message))
         if message.sent or not message.status or request is None:
             continue
         via = message.header("Via")
@@ -274,8 +274,10 @@ def session_refresh(answer: SipMessage | None, refresh: SipMessage | None) -> Fi
     return passed(name, f"{agreed}; a re-INVITE got {refresh.status}")
 
 
-def hold(held: SipMessage | None, resumed: SipMessage | None, *, audio_back: bool) -> Finding:
-    """Hold and resume by re-INVITE (RFC 3264, section 8.4)."""
+def hold(
+    held: SipMessage | None, resumed: SipMessage | None, *, audio_back: bool | None
+) -> Finding:
+    """Hold and resume by re-INVITE (RFC 3264, section 8.4); `audio_back` None: nobody can tell."""
     name = "hold"
     for what, message in (("hold", held), ("resume", resumed)):
         if message is None or message.status // 100 != 2:
@@ -286,6 +288,8 @@ def hold(held: SipMessage | None, resumed: SipMessage | None, *, audio_back: boo
                 why="the other side does not take a re-INVITE that changes direction",
                 remedy="allow re-INVITE and hold for this trunk on the PBX",
             )
+    if audio_back is None:
+        return skipped(name, "accepted, but without an echo nobody tells whether audio came back")
     if not audio_back:
         return failed(
             name,
@@ -349,8 +353,7 @@ def _answers(message: SipMessage, asked: SipMessage) -> bool:
         not message.sent
         and message.status >= 200
         and message.status not in (401, 407)
-        and message.header("CSeq") == asked.header("CSeq")
-        and message.header("Call-ID") == asked.header("Call-ID")
+        and _transaction(message) == _transaction(asked)
     )
 
 
@@ -367,6 +370,10 @@ def takes_telephone_events(messages: Sequence[SipMessage]) -> bool:
     """True when the last SDP that came has telephone-event."""
     sdp = [m.text for m in messages if not m.sent and "\nm=audio" in m.text]
     return bool(sdp) and re.search(r"(?mi)^a=rtpmap:\d+ telephone-event/", sdp[-1]) is not None
+
+
+def _transaction(message: SipMessage) -> tuple[str, str]:
+    return message.header("Call-ID"), message.header("CSeq")
 
 
 def _sdp_address(text: str) -> str:

@@ -13,7 +13,7 @@ HIDDEN = "(hidden)"
 # Who knows the answer to a challenge can try passwords on it at leisure (RFC 8760, section 5).
 _CREDENTIALS = re.compile(
     r"(?im)^((?:proxy-)?authorization|(?:proxy-)?authentication-info)([ \t]*:[ \t]*)"
-    r".*(?:\r?\n[ \t]+.*)*"
+    r"[^\r\n]*(?:\r?\n[ \t]+[^\r\n]*)*"
 )
 _SDP_KEY = re.compile(r"(?im)^(a=crypto:\d+ \S+ inline:)\S+")
 _ICE_PASSWORD = re.compile(r"(?im)^(a=ice-pwd:)\S+")

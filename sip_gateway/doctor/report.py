@@ -43,7 +43,7 @@ def summary(findings: Sequence[Finding]) -> Text:
     return Text(words, style=_COLOURS[worst(list(findings))])
 
 
-def as_json(
+def report(
     trunk: str, findings: Sequence[Finding], messages: Iterable[SipMessage]
 ) -> dict[str, Any]:
     """For machines; the messages are without secrets."""
