@@ -130,6 +130,7 @@ def _started(started: m.Started) -> pb.CallStarted:
         region=started.region,
         agent=started.agent,
         headers=started.headers,
+        emergency=started.emergency,
     )
 
 
@@ -149,7 +150,12 @@ def _event(event: m.CallEvent) -> pb.ConverseRequest:
             cleared = pb.Cleared(clear_id=clear_id, marks=[_played(mark) for mark in marks])
             return pb.ConverseRequest(cleared=cleared)
         case m.TransferUpdated(state=state, sip_status=sip_status, reason=reason):
-            update = pb.TransferUpdated(state=_STATES[state], sip_status=sip_status, reason=reason)
+            update = pb.TransferUpdated(
+                state=_STATES[state],
+                sip_status=sip_status,
+                reason=reason,
+                emergency=event.emergency,
+            )
             return pb.ConverseRequest(transfer=update)
         case m.Ended():
             return pb.ConverseRequest(ended=_ended(event))

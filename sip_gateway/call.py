@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from services.common.clock import Clock
     from sip_gateway.agent_client import AgentClient, AgentStream
     from sip_gateway.config import SipConfig
+    from sip_gateway.dialling import Dialling
     from sip_gateway.events import Invite, LegEvent
     from sip_gateway.leg import Leg
     from sip_gateway.media.playout import Heard
@@ -54,6 +55,7 @@ class CallContext:
 
     config: SipConfig
     agents: AgentClient
+    dialling: Dialling
     recordings: Path | None
     region: str
     clock: Clock
@@ -88,6 +90,7 @@ class Call:
         self._transfers = Transfers(
             leg,
             context.config.transfer_allow,
+            dialling=context.dialling,
             tell=self._tell,
             on_accepted=lambda: self._end(CallResult.TRANSFERRED, "transferred"),
             log=self._log,

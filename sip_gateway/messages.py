@@ -27,6 +27,7 @@ class Started:
     region: str
     agent: str
     headers: dict[str, str] = field(default_factory=dict)
+    emergency: bool = False  # the caller dialled for help that nobody here can give
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,7 @@ class TransferUpdated:
     state: TransferState
     sip_status: int
     reason: str
+    emergency: bool = False  # refused, because nobody is named who could help
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

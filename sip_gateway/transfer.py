@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 from services.common.errors import LandlineError
 from sip_gateway import messages as m
 from sip_gateway import telemetry
+from sip_gateway.dialling import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from sip_gateway.dialling import Dialling
     from sip_gateway.events import TransferProgressed
     from sip_gateway.leg import Leg
 
@@ -64,12 +66,14 @@ class Transfers:
         leg: Leg,
         allow: Iterable[str],
         *,
+        dialling: Dialling,
         tell: Callable[[m.TransferUpdated], None],
         on_accepted: Callable[[], None],
         log: Any,
     ) -> None:
         self._leg = leg
         self._allow = tuple(allow)
+        self._dialling = dialling
         self._tell = tell
         self._on_accepted = on_accepted
         self._log = log
@@ -78,9 +82,17 @@ class Transfers:
 
     def may_begin(self, target: str) -> bool:
         """Whether a transfer to `target` begins now; if not, the agent is told why."""
-        if not allowed(target, self._allow):
-            self._log.warning("transfer_refused", target=target)
-            self._failed(403, "not in transfer_allow", outcome="not_allowed")
+        verdict = self._dialling.check_transfer(target)
+        if verdict.outcome is Outcome.EMERGENCY:
+            self._log.warning("emergency_transfer", target=target, route=verdict.target)
+        elif verdict.outcome is Outcome.EMERGENCY_REFUSED:
+            self._refused(target, verdict.why, outcome="emergency_refused")
+            return False
+        elif not verdict.may_dial:
+            self._refused(target, verdict.why, outcome="not_allowed")
+            return False
+        elif not allowed(target, self._allow):
+            self._refused(target, "not in transfer_allow", outcome="not_allowed")
             return False
         if self._deadline is not None:
             self._failed(491, "a transfer is already under way", outcome="busy")
@@ -91,9 +103,12 @@ class Transfers:
         return True
 
     async def begin(self, target: str) -> None:
-        """Send the REFER of the transfer that `may_begin` let begin."""
+        """Send the REFER of the transfer that `may_begin` let begin.
+
+        An emergency number is never sent anywhere but to the people who were named for it.
+        """
         try:
-            await self._leg.transfer(target)
+            await self._leg.transfer(self._dialling.check_transfer(target).target)
         except LandlineError as error:
             self._failed(500, str(error))
 
@@ -132,10 +147,19 @@ class Transfers:
         self.close()
         telemetry.TRANSFERS.labels("accepted").inc()
 
+    def _refused(self, target: str, why: str, *, outcome: str) -> None:
+        self._log.warning("transfer_refused", target=target, reason=why)
+        self._failed(403, why, outcome=outcome)
+
     def _failed(self, sip_status: int, reason: str, *, outcome: str = "failed") -> None:
         telemetry.TRANSFERS.labels(outcome).inc()
         if outcome == "failed":
             self.close()
         self._tell(
-            m.TransferUpdated(state=TransferState.FAILED, sip_status=sip_status, reason=reason)
+            m.TransferUpdated(
+                state=TransferState.FAILED,
+                sip_status=sip_status,
+                reason=reason,
+                emergency=outcome == "emergency_refused",
+            )
         )

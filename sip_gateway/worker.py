@@ -14,6 +14,7 @@ from sip_gateway.admission import Admission
 from sip_gateway.agent_client import AgentClient
 from sip_gateway.call import Call, CallContext
 from sip_gateway.config import EndpointConfig
+from sip_gateway.dialling import Dialling
 from sip_gateway.ending import CallResult
 from sip_gateway.endpoint import LOCAL, REFUSING, Endpoint
 from sip_gateway.media.jitter import JitterPolicy
@@ -59,6 +60,7 @@ class Worker:
         self._context = CallContext(
             config=config,
             agents=self._agents,
+            dialling=Dialling(config.dialling),
             recordings=data_dir / "recordings" if config.recording else None,
             region=region,
             clock=clock,

@@ -19,6 +19,7 @@ class Started:
     region: str = ""
     agent: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
+    emergency: bool = False  # an emergency number was dialled: all we can do is say so
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ class TransferUpdated:
     failed: bool
     sip_status: int
     reason: str
+    emergency: bool = False  # refused: an emergency number, and nobody is named for it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -160,6 +160,7 @@ def _started(started: agent_pb2.CallStarted) -> on_line.Started:
         region=started.region,
         agent=started.agent,
         headers=dict(started.headers),
+        emergency=started.emergency,
     )
 
 
@@ -184,6 +185,7 @@ def _transfer(update: agent_pb2.TransferUpdated) -> on_line.TransferUpdated:
         failed=update.state == states.STATE_FAILED,
         sip_status=update.sip_status,
         reason=update.reason,
+        emergency=update.emergency,
     )
 
 

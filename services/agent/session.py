@@ -126,6 +126,7 @@ class Session:
         self._timing: TurnTiming | None = None
         self._question: Piece | None = None  # a yes-or-no question that is not yet being heard
         self._transfer_target = ""
+        self._emergency_refused = False  # the last transfer was to an emergency number
         self._disclosure: Piece | None = None
         self._media: on_line.MediaStatistics | None = None
         self._ended = on_line.Ended(result="failed", reason="gateway_lost")
@@ -198,6 +199,7 @@ class Session:
             reason=event.reason,
         )
         if event.failed:
+            self._emergency_refused = event.emergency
             self._post(turn_events.TransferFailed())
 
     def _on_voice(self, voice: bool, sample: int) -> None:
@@ -389,13 +391,18 @@ class Session:
 
     async def _greet(self) -> Outcome:
         entry = self._conversation.add_agent()
+        if self._started.emergency:
+            entry.pieces.append(self._say(self._agent.speech.emergency))
+            return Outcome(hang_up="emergency_refused")
         self._disclosure = self._say(self._agent.speech.disclosure)
         entry.pieces += [self._disclosure, self._say(self._agent.speech.greeting)]
         return Outcome()
 
     async def _say_transfer_failed(self) -> Outcome:
         entry = self._conversation.add_agent()
-        entry.pieces.append(self._say(self._agent.transfers[self._transfer_target].failed))
+        failed = self._agent.transfers[self._transfer_target].failed
+        speech = self._agent.speech.emergency if self._emergency_refused else failed
+        entry.pieces.append(self._say(speech))
         return Outcome()
 
     async def _apologise(self) -> Outcome:

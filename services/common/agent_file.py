@@ -164,6 +164,10 @@ class Speech(Section):
     goodbye: str = "Goodbye."
     apology: str = "I am sorry, I have a technical problem. Please call again later."
     wait: str = "One moment, please."
+    emergency: str = (  # an emergency number was asked for or dialled, and there is no route to one
+        "I cannot connect you to the emergency services. "
+        "Please hang up now and dial the emergency number from another telephone."
+    )
 
 
 class AgentFile(Section):

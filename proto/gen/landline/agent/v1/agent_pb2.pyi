@@ -159,6 +159,7 @@ class CallStarted(_message.Message):
     REGION_FIELD_NUMBER: _builtins.int
     AGENT_FIELD_NUMBER: _builtins.int
     HEADERS_FIELD_NUMBER: _builtins.int
+    EMERGENCY_FIELD_NUMBER: _builtins.int
     call_id: _builtins.str
     caller: _builtins.str
     """user part of From; a claim, not an identity"""
@@ -170,6 +171,8 @@ class CallStarted(_message.Message):
     region: _builtins.str
     agent: _builtins.str
     """name of the agent that the trunk maps to; empty: the default one"""
+    emergency: _builtins.bool
+    """An emergency number was dialled and nobody is named who could help: say so and hang up."""
     @_builtins.property
     def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """X-*, Diversion, P-Asserted-Identity"""
@@ -185,10 +188,11 @@ class CallStarted(_message.Message):
         region: _builtins.str = ...,
         agent: _builtins.str = ...,
         headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        emergency: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "call_id", b"call_id", "callee", b"callee", "caller", b"caller", "codec", b"codec", "headers", b"headers", "region", b"region", "trunk", b"trunk"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "call_id", b"call_id", "callee", b"callee", "caller", b"caller", "codec", b"codec", "emergency", b"emergency", "headers", b"headers", "region", b"region", "trunk", b"trunk"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -378,19 +382,23 @@ class TransferUpdated(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     SIP_STATUS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    EMERGENCY_FIELD_NUMBER: _builtins.int
     state: Global___TransferUpdated.State.ValueType
     sip_status: _builtins.int
     reason: _builtins.str
+    emergency: _builtins.bool
+    """refused: an emergency number, and nobody is named who could help"""
     def __init__(
         self,
         *,
         state: Global___TransferUpdated.State.ValueType = ...,
         sip_status: _builtins.int = ...,
         reason: _builtins.str = ...,
+        emergency: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "sip_status", b"sip_status", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["emergency", b"emergency", "reason", b"reason", "sip_status", b"sip_status", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
