@@ -14,15 +14,14 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
+import phonenumbers
+from phonenumbers import shortnumberinfo
 from pydantic import Field, model_validator
 
 from services.common.config import Section
-from sip_gateway.number_plan import COUNTRIES, EVERYWHERE, EXPENSIVE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from sip_gateway.number_plan import Country
 
 # A URI as it may be given by a conversation: no headers, no spaces, no brackets.
 _SIP_URI = re.compile(r"(sips?):([^\s<>?@\"]+)@([^\s<>?@\"]+)", re.IGNORECASE)
@@ -31,7 +30,31 @@ _NUMBER = re.compile(r"[+0-9*#(][0-9*#(). /-]*")
 _SOS = re.compile(r"urn:service:sos(\.[a-z.-]+)?", re.IGNORECASE)  # RFC 5031
 _SEPARATORS = str.maketrans("", "", "-.() /")
 _PATTERN = re.compile(r"[+0-9*?#\[\]!-]+")
-_SHORTEST_NATIONAL = 8  # digits of a number without a prefix, where there is none
+# Known to every mobile phone of the world, whatever the country (3GPP TS 22.101, 10.1), and the
+# one that most other countries have.
+_EVERYWHERE = frozenset({"112", "911", "999"})
+# Satellite and shared networks, premium rates, and the islands whose numbers look like those of the
+# United States: what stolen lines are dialled with. By prefix, because a carrier may connect
+# more digits than a number has; `_EXPENSIVE_TYPES` adds what each country's own plan says.
+EXPENSIVE = (
+    "+870*", "+878*", "+881*", "+882*", "+883*", "+979*",
+    "+1900*", "+1???976*",
+    "+1242*", "+1246*", "+1264*", "+1268*", "+1284*", "+1345*", "+1441*", "+1473*", "+1649*",
+    "+1658*", "+1664*", "+1721*", "+1758*", "+1767*", "+1784*", "+1809*", "+1829*", "+1849*",
+    "+1868*", "+1869*", "+1876*",
+    "+31900*", "+31906*", "+31909*", "+3290*", "+3389*", "+34803*", "+34806*", "+34807*",
+    "+34905*", "+3989*", "+41900*", "+41901*", "+41906*", "+43900*", "+43901*", "+43930*",
+    "+43931*", "+4470*", "+44871*", "+44872*", "+44873*", "+449*", "+46900*", "+46939*",
+    "+46944*", "+49900*", "+61190*",
+)  # fmt: skip
+_INTERNATIONAL = (
+    phonenumbers.CountryCodeSource.FROM_NUMBER_WITH_PLUS_SIGN,
+    phonenumbers.CountryCodeSource.FROM_NUMBER_WITH_IDD,
+)
+_EXPENSIVE_TYPES = (
+    phonenumbers.PhoneNumberType.PREMIUM_RATE,
+    phonenumbers.PhoneNumberType.PERSONAL_NUMBER,
+)
 
 
 class Outcome(StrEnum):
@@ -56,9 +79,8 @@ class Verdict:
 
 
 class DiallingConfig(Section):
-    """[sip.dialling]: from which country is dialled, and where to."""
+    """[sip.dialling]: which numbers may be dialled. `[sip] country` says how they are read."""
 
-    country: str = "US"
     outside_prefixes: list[str] = Field(default_factory=list)  # "9" or "0" to leave the house
     # Numbers by E.164 or as dialled inside the house ("+49*", "2??"), or whole SIP URIs.
     allow: list[str] = Field(default_factory=list)
@@ -69,9 +91,6 @@ class DiallingConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> DiallingConfig:
-        if self.country not in COUNTRIES:
-            known = ", ".join(sorted(COUNTRIES))
-            raise ValueError(f"country {self.country!r} is not known; known: {known}")
         for pattern in (*self.allow, *self.deny):
             if not pattern.lower().startswith(("sip:", "sips:")) and not _PATTERN.fullmatch(
                 pattern
@@ -92,14 +111,13 @@ class DiallingConfig(Section):
 
 
 class Dialling:
-    """The rules of one configuration."""
+    """The rules of one configuration. `country`: ISO 3166; empty when it is not known."""
 
-    def __init__(self, config: DiallingConfig) -> None:
+    def __init__(self, config: DiallingConfig, country: str) -> None:
         self._config = config
-        self._country = COUNTRIES[config.country]
-        self._emergency = frozenset(
-            (*EVERYWHERE, *self._country.emergency, *config.emergency_numbers)
-        )
+        self._country = country
+        self._code = phonenumbers.country_code_for_region(country) if country else 0
+        self._emergency = _EVERYWHERE | set(config.emergency_numbers)
         self._deny = (*(EXPENSIVE if config.deny_expensive else ()), *config.deny)
 
     @property
@@ -118,10 +136,12 @@ class Dialling:
         if number is None and _SIP_URI.fullmatch(target) is None:
             return _denied(target, "", f"{target!r} is neither a number nor a SIP URI")
         number = number or ""
-        # Some carriers take digits for a global number also without its plus.
-        matched = _matched(self._deny, number, target) or _matched(self._deny, f"+{number}", target)
-        if matched:
-            return _denied(target, number, f"{number or target} is denied by {matched!r}")
+        for form in (number, *_global_forms(target)):
+            matched = _matched(self._deny, form, target)
+            if matched:
+                return _denied(target, number, f"{number or target} is denied by {matched!r}")
+        if self._config.deny_expensive and _is_expensive(number):
+            return _denied(target, number, f"{number} is a number of premium rate")
         patterns = tuple(self._config.allow if allow is None else allow)
         by_number = "" if _SIP_URI.fullmatch(target) else number
         if not _matched(patterns, by_number, target):
@@ -157,11 +177,14 @@ class Dialling:
         for prefix in self._config.outside_prefixes:
             forms.add(digits.removeprefix(prefix))
         # Some telephones and exchanges put the country before it, as in +1911.
-        code = self._country.code
-        leads = (f"+{code}", f"{self._country.international}{code}", "1" if code == "1" else "")
-        for lead in leads:
+        leads = (f"+{self._code}", f"00{self._code}", "1", "0111") if self._code else ("+1", "+49")
+        for lead in leads if self._code in (0, 1) else leads[:2]:
             forms |= {form.removeprefix(lead) for form in tuple(forms)}
-        return not self._emergency.isdisjoint(forms)
+        return any(
+            form in self._emergency
+            or (self._country and shortnumberinfo.is_emergency_number(form, self._country))
+            for form in forms
+        )
 
     def _emergency_verdict(self, target: str, number: str | None) -> Verdict:
         number, route = number or target, self._config.emergency_route
@@ -172,26 +195,32 @@ class Dialling:
         return Verdict(outcome=Outcome.EMERGENCY_REFUSED, target=target, number=number, why=why)
 
 
-def normalised(digits: str, country: Country) -> str:
-    """E.164 with a plus where the dialled digits are a whole number, else the digits."""
-    if digits.startswith("+") or not digits.isdecimal():
+def normalised(digits: str, country: str) -> str:
+    """E.164 with a plus where the digits are a whole number, else the digits as they are.
+
+    Digits without a prefix may as well be an extension: they count when they are a valid number.
+    """
+    try:
+        parsed = phonenumbers.parse(digits, country or None, keep_raw_input=True)
+    except phonenumbers.NumberParseException:
         return digits
-    if digits.startswith(country.international):
-        return "+" + digits.removeprefix(country.international)
-    if country.code == "1":
-        return _north_american(digits)
-    if country.national and digits.startswith(country.national):
-        return f"+{country.code}{digits.removeprefix(country.national)}"
-    if not country.national and len(digits) >= _SHORTEST_NATIONAL:
-        return f"+{country.code}{digits}"
+    international = parsed.country_code_source in _INTERNATIONAL
+    if international or phonenumbers.is_valid_number(parsed):
+        return phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.E164)
     return digits
 
 
-def _north_american(digits: str) -> str:
-    """Ten digits are a number with or without the 1 before it."""
-    if len(digits) == 11 and digits.startswith("1"):
-        return f"+{digits}"
-    return f"+1{digits}" if len(digits) == 10 else digits
+def _global_forms(target: str) -> tuple[str, ...]:
+    """What a carrier may take the digits for that were meant otherwise."""
+    digits = next(iter(_readings(target)), "")
+    return tuple(f"+{digits.removeprefix(prefix)}" for prefix in ("+", "00", "011"))
+
+
+def _is_expensive(number: str) -> bool:
+    try:
+        return phonenumbers.number_type(phonenumbers.parse(number)) in _EXPENSIVE_TYPES
+    except phonenumbers.NumberParseException:  # one of the house
+        return False
 
 
 def _readings(target: str) -> list[str]:

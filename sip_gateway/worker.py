@@ -60,7 +60,7 @@ class Worker:
         self._context = CallContext(
             config=config,
             agents=self._agents,
-            dialling=Dialling(config.dialling),
+            dialling=Dialling(config.dialling, config.country),
             recordings=data_dir / "recordings" if config.recording else None,
             region=region,
             clock=clock,

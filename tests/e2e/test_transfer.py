@@ -61,7 +61,7 @@ async def test_an_emergency_number_goes_to_the_people_named_for_it(
     agent: FakeAgent, launch_gateway: LaunchGateway, phone: Softphone
 ) -> None:
     gateway = await launch_gateway(
-        sip=f'[sip.dialling]\ncountry = "DE"\nemergency_route = "{DESK}"\n'
+        sip=f'country = "DE"\n[sip.dialling]\nemergency_route = "{DESK}"\n'
     )
     call = await phone.dial(gateway.uri())
     talk = await agent.next_call()
