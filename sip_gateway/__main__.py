@@ -10,13 +10,12 @@ from sip_gateway.config import SipConfig
 from sip_gateway.worker import Worker
 
 if TYPE_CHECKING:
-    import asyncio
-
     from services.common.config import ConfigFile
+    from services.common.process import Stop
 
 
-async def main(file: ConfigFile, stop: asyncio.Event) -> None:
-    """Take calls until `stop` is set."""
+async def main(file: ConfigFile, stop: Stop) -> None:
+    """Take calls until `stop` is set, and finish those that are live unless `stop.now` is."""
     worker = Worker(
         file.section("sip", SipConfig),
         data_dir=file.shared.data_dir,
@@ -28,6 +27,7 @@ async def main(file: ConfigFile, stop: asyncio.Event) -> None:
         await worker.start()
         announce("sip_gateway", worker.address)
         await stop.wait()
+        await worker.drain(stop.now)
     finally:
         await worker.stop()
 

@@ -157,6 +157,8 @@ def _event(event: m.CallEvent) -> pb.ConverseRequest:
                 emergency=event.emergency,
             )
             return pb.ConverseRequest(transfer=update)
+        case m.LineClosing(deadline_ms=deadline_ms):
+            return pb.ConverseRequest(closing=pb.LineClosing(deadline_ms=deadline_ms))
         case m.Ended():
             return pb.ConverseRequest(ended=_ended(event))
 

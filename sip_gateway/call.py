@@ -126,6 +126,10 @@ class Call:
         """End the call from outside, for example because the gateway stops."""
         self._end(result, reason)
 
+    def announce_closing(self, deadline_ms: int) -> None:
+        """Have the agent say goodbye; whoever called this ends the call after `deadline_ms`."""
+        self._tell(m.LineClosing(deadline_ms=deadline_ms))
+
     # -- before the answer ----------------------------------------------------------------------
 
     async def _reach_agent(self) -> AgentStream | None:

@@ -100,6 +100,8 @@ class SipConfig(Section):
     trunks: list[Trunk] = Field(default_factory=list)
     country: str = ""  # ISO 3166: how numbers without a country code are read
     metrics: Address | None = None
+    # How long live calls may go on after SIGTERM before the agent says goodbye.
+    drain_limit_s: float = Field(default=120.0, ge=0, le=86_400)
     ledger: Path | None = None  # the supervisor's socket; None: this process counts alone
     edge_proxy: Address | None = None  # our own edge: its word on a call's trunk is believed
 

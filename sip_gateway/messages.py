@@ -50,6 +50,13 @@ class TransferUpdated:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LineClosing:
+    """The gateway is being shut down; it ends the call in `deadline_ms`."""
+
+    deadline_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
     result: str
     reason: str
@@ -59,7 +66,14 @@ class Ended:
 
 
 CallEvent: TypeAlias = (
-    DtmfPressed | HeldChanged | StreamStatistics | Heard | Cleared | TransferUpdated | Ended
+    DtmfPressed
+    | HeldChanged
+    | StreamStatistics
+    | Heard
+    | Cleared
+    | TransferUpdated
+    | LineClosing
+    | Ended
 )
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger()
 _LAST_CALLS_S = 5.0
+GOODBYE_MS = 8_000  # for the agent's last words when the drain limit has passed
 
 
 class Worker:
@@ -91,6 +92,33 @@ class Worker:
         for registration in self._registrations:
             await registration.start()
         _log.info("ready", listen=str(self.address), conversations=self._admission.limit)
+
+    async def drain(self, now: asyncio.Event) -> None:
+        """Take no more calls, and let the live ones end by themselves (drain_limit_s).
+
+        Who still talks then hears the agent's goodbye. Returns early when `now` is set.
+        """
+        self._admission.stopping = True
+        limit_s = self._config.drain_limit_s
+        _log.info("draining", calls=len(self._calls), limit_s=limit_s)
+        unregistering = asyncio.gather(*(item.stop() for item in self._registrations))
+        await self._calls_ended(limit_s, now)
+        if self._calls and not now.is_set():
+            _log.warning("drain_limit_reached", calls=len(self._calls))
+            for call in self._calls.values():
+                call.announce_closing(GOODBYE_MS)
+            await self._calls_ended(GOODBYE_MS / 1000, now)
+        await unregistering
+
+    async def _calls_ended(self, limit_s: float, now: asyncio.Event) -> None:
+        """Until no call is left, `limit_s` have passed or `now` is set."""
+        if not self._calls:
+            return
+        ended = asyncio.ensure_future(asyncio.wait(set(self._calls)))
+        insisted = asyncio.create_task(now.wait())
+        await asyncio.wait((ended, insisted), timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+        for waiting in (ended, insisted):
+            waiting.cancel()
 
     async def stop(self) -> None:
         """Refuse new calls, end the live ones, unregister and leave nothing behind."""

@@ -76,6 +76,13 @@ class TransferUpdated:
     emergency: bool = False  # refused: an emergency number, and nobody is named for it
 
 
+@dataclass(frozen=True, slots=True)
+class LineClosing:
+    """The gateway is being shut down; it ends the call in `deadline_ms`."""
+
+    deadline_ms: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
     result: str
@@ -95,6 +102,7 @@ LineEvent: TypeAlias = (
     | Played
     | Cleared
     | TransferUpdated
+    | LineClosing
     | Ended
 )
 

@@ -144,6 +144,8 @@ def to_event(request: agent_pb2.ConverseRequest) -> on_line.LineEvent | None:
             return on_line.Cleared(request.cleared.clear_id, marks)
         case "transfer":
             return _transfer(request.transfer)
+        case "closing":
+            return on_line.LineClosing(request.closing.deadline_ms)
         case "ended":
             return _ended(request.ended)
         case _:

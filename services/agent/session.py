@@ -176,6 +176,9 @@ class Session:
                     self._media = event
                 case on_line.TransferUpdated():
                     self._take_transfer(event)
+                case on_line.LineClosing():
+                    self._record("line_closing", deadline_ms=event.deadline_ms)
+                    self._post(turn_events.LineClosing())
                 case on_line.Ended():
                     self._ended = event
                     return
@@ -316,6 +319,8 @@ class Session:
                 self._say_filler(self._agent.speech.wait)
             case turn_events.SayTransferFailed(reply):
                 self._start_reply(reply, self._say_transfer_failed)
+            case turn_events.SayLineClosing(reply):
+                self._start_reply(reply, self._say_line_closing)
             case turn_events.GiveUp():
                 self._start_reply(self._state.reply, self._apologise)
             case turn_events.EndCall(reason):
@@ -404,6 +409,11 @@ class Session:
         speech = self._agent.speech.emergency if self._emergency_refused else failed
         entry.pieces.append(self._say(speech))
         return Outcome()
+
+    async def _say_line_closing(self) -> Outcome:
+        entry = self._conversation.add_agent()
+        entry.pieces.append(self._say(self._agent.speech.line_closing))
+        return Outcome(hang_up="line_closing")
 
     async def _apologise(self) -> Outcome:
         entry = self._conversation.add_agent()

@@ -164,6 +164,9 @@ class Speech(Section):
     goodbye: str = "Goodbye."
     apology: str = "I am sorry, I have a technical problem. Please call again later."
     wait: str = "One moment, please."
+    line_closing: str = (  # when this line is taken out of service in the middle of a call
+        "I am sorry, this line has to close now. Please call again in a few minutes. Goodbye."
+    )
     emergency: str = (  # an emergency number was asked for or dialled, and there is no route to one
         "I cannot connect you to the emergency services. "
         "Please hang up now and dial the emergency number from another telephone."

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sip_gateway.trunk import Transport, Trunk, TrunkKind
 
 if TYPE_CHECKING:
+    import ipaddress
+    from pathlib import Path
+
     from services.common.addresses import HostPort
     from sip_gateway.edge.config import EdgeConfig
 

@@ -37,11 +37,16 @@ _MODULES = (
 ).split()
 _REGISTRATION_MODULES = ("db_text", "uac")
 _QUOTABLE = re.compile(r'[^"\\\x00-\x1f]+')
-_UACREG_COLUMNS = (
-    "id(int,auto) l_uuid(string,null) l_username(string,null) l_domain(string,null) r_username(string,null) "
-    "r_domain(string,null) realm(string,null) auth_username(string,null) auth_password(string,null) "
-    "auth_ha1(string,null) auth_proxy(string,null) expires(int) flags(int) reg_delay(int) "
-    "contact_addr(string,null) socket(string,null) \n"
+_UACREG_TEXTS = (
+    "l_uuid l_username l_domain r_username r_domain realm auth_username auth_password "
+    "auth_ha1 auth_proxy"
+).split()
+_UACREG_COLUMNS = " ".join(
+    (
+        "id(int,auto)",
+        *(f"{name}(string,null)" for name in _UACREG_TEXTS),
+        "expires(int) flags(int) reg_delay(int) contact_addr(string,null) socket(string,null) \n",
+    )
 )
 _TLS_METHODS = "TLSv1.2+"
 
@@ -66,9 +71,7 @@ def files(
     return texts
 
 
-def _config(
-    plan: EdgePlan, seats: Iterable[Seat], registrars: Mapping[str, Iterable[str]]
-) -> str:
+def _config(plan: EdgePlan, seats: Iterable[Seat], registrars: Mapping[str, Iterable[str]]) -> str:
     parts = (
         "# Written by Landline from landline.toml at each start. Do not edit.",
         *_settings(plan),
@@ -84,7 +87,9 @@ def _config(
 
 def _settings(plan: EdgePlan) -> Iterable[str]:
     config = plan.config
-    scanners = "|".join((_SCANNERS, *(re.escape(word).replace("\\ ", " ") for word in config.scanners)))
+    scanners = "|".join(
+        (_SCANNERS, *(re.escape(word).replace("\\ ", " ") for word in config.scanners))
+    )
     defines = {
         "INTERNAL_HOST": f'"{plan.inside.host}"',
         "INTERNAL_PORT": plan.inside.port,
@@ -249,7 +254,11 @@ def _tls(tls: EdgeTls) -> str:
         f"private_key = {tls.key_file}",
     ]
     if tls.ca_file is not None:
-        lines += [f"ca_list = {tls.ca_file}", "verify_certificate = yes", "require_certificate = yes"]
+        lines += [
+            f"ca_list = {tls.ca_file}",
+            "verify_certificate = yes",
+            "require_certificate = yes",
+        ]
     lines += ["[client:default]", f"method = {_TLS_METHODS}"]
     if tls.ca_file is not None:
         lines += [f"ca_list = {tls.ca_file}", "verify_certificate = yes"]
@@ -259,5 +268,5 @@ def _tls(tls: EdgeTls) -> str:
 def _quotable(text: str) -> str:
     """The text, which can stand between quotes in Kamailio's language as it is."""
     if not _QUOTABLE.fullmatch(text):
-        raise ConfigError(f'{text!r} must have no quotes, backslashes or control characters')
+        raise ConfigError(f"{text!r} must have no quotes, backslashes or control characters")
     return text

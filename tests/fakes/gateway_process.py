@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -73,12 +74,20 @@ class GatewayProcess:
         except TimeoutError:
             raise TimeoutError(f"{name}{labels} is {seen}, not {value}") from None
 
+    def drain(self) -> None:
+        """The first SIGTERM: no more calls, and the live ones may end."""
+        self.process.send_signal(signal.SIGTERM)
+
     async def stop(self) -> int:
-        """SIGTERM; the exit status."""
-        if self.process.returncode is None:
-            self.process.send_signal(signal.SIGTERM)
+        """SIGTERM, and again when calls are live: end now. The exit status."""
         try:
-            status = await asyncio.wait_for(self.process.wait(), 12)
+            for patience_s in (1.0, 12.0):
+                if self.process.returncode is None:
+                    self.process.send_signal(signal.SIGTERM)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.process.wait(), patience_s)
+                    break
+            status = await asyncio.wait_for(self.process.wait(), 0.1)
         except TimeoutError:
             self.process.kill()
             await self.process.wait()

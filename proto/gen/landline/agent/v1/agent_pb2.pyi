@@ -35,6 +35,7 @@ class ConverseRequest(_message.Message):
     CLEARED_FIELD_NUMBER: _builtins.int
     TRANSFER_FIELD_NUMBER: _builtins.int
     ENDED_FIELD_NUMBER: _builtins.int
+    CLOSING_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def started(self) -> Global___CallStarted: ...
     @_builtins.property
@@ -55,6 +56,8 @@ class ConverseRequest(_message.Message):
     def transfer(self) -> Global___TransferUpdated: ...
     @_builtins.property
     def ended(self) -> Global___CallEnded: ...
+    @_builtins.property
+    def closing(self) -> Global___LineClosing: ...
     def __init__(
         self,
         *,
@@ -68,12 +71,13 @@ class ConverseRequest(_message.Message):
         cleared: Global___Cleared | None = ...,
         transfer: Global___TransferUpdated | None = ...,
         ended: Global___CallEnded | None = ...,
+        closing: Global___LineClosing | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "cleared", b"cleared", "dtmf", b"dtmf", "ended", b"ended", "event", b"event", "held", b"held", "media", b"media", "played", b"played", "resumed", b"resumed", "started", b"started", "transfer", b"transfer"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "cleared", b"cleared", "closing", b"closing", "dtmf", b"dtmf", "ended", b"ended", "event", b"event", "held", b"held", "media", b"media", "played", b"played", "resumed", b"resumed", "started", b"started", "transfer", b"transfer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "cleared", b"cleared", "dtmf", b"dtmf", "ended", b"ended", "event", b"event", "held", b"held", "media", b"media", "played", b"played", "resumed", b"resumed", "started", b"started", "transfer", b"transfer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "cleared", b"cleared", "closing", b"closing", "dtmf", b"dtmf", "ended", b"ended", "event", b"event", "held", b"held", "media", b"media", "played", b"played", "resumed", b"resumed", "started", b"started", "transfer", b"transfer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "audio", "dtmf", "held", "resumed", "media", "played", "cleared", "transfer", "ended"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "audio", "dtmf", "held", "resumed", "media", "played", "cleared", "transfer", "ended", "closing"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -403,6 +407,29 @@ class TransferUpdated(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TransferUpdated: _TypeAlias = TransferUpdated  # noqa: Y015
+
+@_typing.final
+class LineClosing(_message.Message):
+    """The gateway is being shut down: say goodbye and hang up. It ends the call itself when
+    `deadline_ms` have passed.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEADLINE_MS_FIELD_NUMBER: _builtins.int
+    deadline_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        deadline_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_ms", b"deadline_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LineClosing: _TypeAlias = LineClosing  # noqa: Y015
 
 @_typing.final
 class CallEnded(_message.Message):
