@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sip_gateway.trunk import Transport, Trunk, TrunkKind
+from sip_gateway.trunk import Server, Transport, Trunk, TrunkKind
 
 if TYPE_CHECKING:
     import ipaddress
@@ -27,7 +27,7 @@ class EdgeTrunk:
     networks: tuple[ipaddress.IPv4Network, ...] = ()
     username: str = ""
     password: str = ""
-    registrar: HostPort | None = None
+    registrar: Server | None = None
     transport: Transport = Transport.UDP
 
     @property
