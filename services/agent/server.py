@@ -51,9 +51,10 @@ class ConversationServicer(agent_pb2_grpc.ConversationServicer):
             try:
                 await place.enter_async_context(self._admit(started))
             except CallRefusedError as error:
-                _REFUSED.labels(reason="unavailable").inc()
+                _REFUSED.labels(reason="full" if error.full else "unavailable").inc()
                 _log.warning("call_refused", call_id=started.call_id, reason=str(error))
-                await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+                code = grpc.StatusCode.RESOURCE_EXHAUSTED
+                await context.abort(code if error.full else grpc.StatusCode.UNAVAILABLE, str(error))
             # The gateway answers the caller when it sees these headers.
             await context.send_initial_metadata(())
             line = GrpcLine(request_iterator)
