@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 import pjsua2 as pj
 
 from services.common.errors import LandlineError
+from sip_gateway import account_media
 from sip_gateway.endpoint import LOCAL, REFUSING
 from sip_gateway.events import RegistrationChanged
-from sip_gateway.trunk import Transport, Trunk
+from sip_gateway.trunk import Srtp, Transport, Trunk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sip_gateway.endpoint import Endpoint
+    from sip_gateway.nat import Nat
 
 _EXPIRES_S = 300
 
@@ -51,6 +53,17 @@ class PjAccount(pj.Account):  # type: ignore[misc]
         )
 
 
+def peer_account(trunk: Trunk, nat: Nat) -> Callable[[Endpoint], PjAccount]:
+    """The account of a peer's calls, for what is the trunk's own about their media."""
+
+    def make(endpoint: Endpoint) -> PjAccount:
+        config = _base_config(endpoint, nat, trunk.srtp)
+        config.idUri = f"sip:landline@{nat.public_address or endpoint.contact_host}"
+        return _created(endpoint, trunk.name, config)
+
+    return make
+
+
 def local_account(identity: str = "landline") -> Callable[[Endpoint], PjAccount]:
     """An account for calls from peers and to anybody, without registration."""
 
@@ -75,12 +88,17 @@ def refusing_account() -> Callable[[Endpoint], PjAccount]:
 
 
 def dialing_account(
-    identity: str, domain: str, username: str, password: str, proxy: str = ""
+    identity: str,
+    domain: str,
+    username: str,
+    password: str,
+    proxy: str = "",
+    srtp: Srtp = Srtp.OFF,
 ) -> Callable[[Endpoint], PjAccount]:
     """An account that answers digest challenges on its own INVITEs, without registration."""
 
     def make(endpoint: Endpoint) -> PjAccount:
-        config = _base_config(endpoint)
+        config = _base_config(endpoint, srtp=srtp)
         config.idUri = f"sip:{identity}@{domain or endpoint.contact_host}"
         if username:
             config.sipConfig.authCreds.append(_digest(username, password))
@@ -92,7 +110,7 @@ def dialing_account(
 
 
 def registered_account(
-    trunk: Trunk, on_registration: Callable[[RegistrationChanged], None]
+    trunk: Trunk, nat: Nat, on_registration: Callable[[RegistrationChanged], None]
 ) -> Callable[[Endpoint], PjAccount]:
     """An account that registers at the trunk's registrar at once."""
     if trunk.registrar is None or trunk.username is None or trunk.password is None:
@@ -101,7 +119,7 @@ def registered_account(
     parameters = ";transport=tcp" if trunk.transport is Transport.TCP else ""
 
     def make(endpoint: Endpoint) -> PjAccount:
-        config = _base_config(endpoint)
+        config = _base_config(endpoint, nat, trunk.srtp)
         config.idUri = f"sip:{username}@{registrar.host}"
         config.regConfig.registrarUri = f"sip:{registrar}{parameters}"
         config.regConfig.timeoutSec = _EXPIRES_S
@@ -113,9 +131,11 @@ def registered_account(
     return make
 
 
-def _base_config(endpoint: Endpoint) -> Any:
+def _base_config(endpoint: Endpoint, nat: Nat | None = None, srtp: Srtp = Srtp.OFF) -> Any:
     config = pj.AccountConfig()
     endpoint.media_config(config.mediaConfig)
+    account_media.apply_nat(config, nat or endpoint.config.nat)
+    account_media.apply_srtp(config, srtp)
     return config
 
 

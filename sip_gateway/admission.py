@@ -90,6 +90,11 @@ class Admission:
         peers = [trunk for trunk in matching if trunk.kind is TrunkKind.PEER]
         return next(iter(dialled or peers or matching), None)
 
+    def networks_of(self, trunk_name: str) -> tuple[ipaddress.IPv4Network, ...]:
+        """Where that trunk's calls may come from, as far as it is known now."""
+        found = (item.networks for item in self._sources if item.trunk.name == trunk_name)
+        return next(found, ())
+
     def decide(self, invite: Invite, other_legs: int) -> Refusal | None:
         """None to take the call. `other_legs` are those that PJSIP holds beside it."""
         trunk = self.trunk_of(invite)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ipaddress
 import itertools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -16,6 +15,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 from services.common.addresses import Address, HostPort
 from services.common.config import Section
 from sip_gateway.dialling import DiallingConfig
+from sip_gateway.nat import Nat, check_trunk, with_one_public_address
 from sip_gateway.trunk import Transport, Trunk, TrunkKind
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class EndpointConfig:
     rtp_ports: PortRange
     codecs: tuple[Codec, ...]
     jitter: JitterPolicy
-    public_address: str | None = None
+    nat: Nat = field(default_factory=Nat)
     user_agent: str = "Landline"
     accept_transfers: bool = False
     edge_proxy: HostPort | None = None
@@ -84,7 +84,8 @@ class SipConfig(Section):
     transports: list[Transport] = Field(
         default_factory=lambda: [Transport.UDP, Transport.TCP], min_length=1
     )
-    public_address: str | None = None
+    public_address: str | None = None  # short for nat.public_address
+    nat: Nat = Field(default_factory=Nat)
     rtp_ports: Ports = PortRange(20000, 20099)
     # For calls that let us choose: G.722 first, because its 7 kHz are what recognition wants and
     # it costs no more bandwidth; then A-law, which G.711 makes the rule between countries.
@@ -105,6 +106,11 @@ class SipConfig(Section):
     ledger: Path | None = None  # the supervisor's socket; None: this process counts alone
     edge_proxy: Address | None = None  # our own edge: its word on a call's trunk is believed
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_public_address(cls, data: Any) -> Any:
+        return with_one_public_address(data)
+
     @model_validator(mode="after")
     def _consistent(self) -> SipConfig:
         _reject_repeats("transports", self.transports)
@@ -122,7 +128,8 @@ class SipConfig(Section):
         first, last = self.rtp_ports
         if Transport.UDP in self.transports and first <= self.listen.port <= last:
             raise ValueError(f"rtp_ports {self.rtp_ports} contain the listening port")
-        _check_public_address(self.public_address)
+        for trunk in self.trunks:
+            check_trunk(trunk, self.nat.for_trunk(trunk), self.listen)
         for pattern in self.transfer_allow:
             if not pattern.startswith(("sip:", "tel:")):
                 raise ValueError(
@@ -147,12 +154,3 @@ def _reject_overlaps(trunks: list[Trunk]) -> None:
                     f"trunks {one.name!r} and {other.name!r} both allow {mine} / {theirs}: "
                     "a call from there could belong to either"
                 )
-
-
-def _check_public_address(text: str | None) -> None:
-    if text is None:
-        return
-    try:
-        ipaddress.IPv4Address(text)
-    except ValueError:
-        raise ValueError(f"public_address {text!r} must be an IPv4 address") from None

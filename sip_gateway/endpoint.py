@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import threading
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pjsua2 as pj
@@ -22,6 +23,7 @@ from sip_gateway.config import Codec, EndpointConfig
 from sip_gateway.leg import Leg, PjCall
 from sip_gateway.mailbox import Mailbox
 from sip_gateway.media.port import MediaPort
+from sip_gateway.media.source_lock import NOBODY_LOCKED, SourcePolicy
 from sip_gateway.sip_log import SipLog, pjsip_library
 from sip_gateway.sip_message import from_edge, parse_invite
 from sip_gateway.trunk import Transport
@@ -50,6 +52,14 @@ _PJ_TRANSPORTS = {
 }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LegTerms:
+    """What holds for a call that comes in; an account that is not there leaves PJSIP's choice."""
+
+    account: str = ""
+    sources: SourcePolicy = NOBODY_LOCKED
+
+
 class Endpoint:
     """Start it once in a process. All methods are for the event loop unless they say otherwise."""
 
@@ -62,8 +72,11 @@ class Endpoint:
         on_refused: Callable[[Invite | None, int, str], None],
         on_malformed: Callable[[], None],
         on_message: Callable[[bool, str, str], None] | None = None,
+        terms: Callable[[Invite], LegTerms] = lambda _invite: LegTerms(),
     ) -> None:
-        """`screen(invite, other_legs)` decides on an INVITE at once: a Refusal, or None to ring.
+        """`terms(invite)` says whose account takes it and whose RTP it believes.
+
+        `screen(invite, other_legs)` decides on an INVITE at once: a Refusal, or None to ring.
 
         `on_invite` hears of those that ring, `on_refused(invite, status, why)` of the others, also
         of those that PJSIP refuses by itself, then without an Invite. `on_message(sent, peer,
@@ -77,6 +90,7 @@ class Endpoint:
         self._on_refused = on_refused
         self._on_malformed = on_malformed
         self._on_message = on_message
+        self._terms = terms
         self._mailbox = Mailbox(asyncio.get_running_loop())
         self.post = self._mailbox.post  # for any thread
         self._commands: deque[Callable[[], None]] = deque()
@@ -204,6 +218,10 @@ class Endpoint:
             return
         if refusal is not None:
             prm.accountIndex = refusing.getId()
+            return
+        account = self._accounts.get(self._terms(invite).account)
+        if account is not None:
+            prm.accountIndex = account.getId()
         elif prm.accountIndex == refusing.getId():
             prm.accountIndex = local.getId()
 
@@ -211,6 +229,7 @@ class Endpoint:
         """The INVITE that `select_account` decided on, found well formed by PJSIP."""
         invite, refusal = self._screened
         leg = Leg(self, next(self._numbers))
+        leg.sources = self._terms(invite).sources
         call = PjCall(self, account, leg, prm.callId)
         self._calls[leg.number] = call
         if refusal is not None:
@@ -233,7 +252,7 @@ class Endpoint:
     @property
     def contact_host(self) -> str:
         """The host that our own identity is written with."""
-        return self.config.public_address or self._bound_host() or "localhost"
+        return self.config.nat.public_address or self._bound_host() or "localhost"
 
     # -- the thread ---------------------------------------------------------------------------
 
@@ -248,6 +267,7 @@ class Endpoint:
         while not self._stopping:
             self._run_commands()
             self._pj.libHandleEvents(_POLL_MS)
+            self._watch_sources()
             self._released.clear()
         self._run_commands()
         self._close()
@@ -255,6 +275,10 @@ class Endpoint:
     def _run_commands(self) -> None:
         while self._commands:
             self._commands.popleft()()
+
+    def _watch_sources(self) -> None:
+        for call in self._calls.values():
+            self.guard(call.watch_source)
 
     def _open(self) -> None:
         self._pj = _PjEndpoint(self)
@@ -272,6 +296,8 @@ class Endpoint:
         config = pj.EpConfig()
         config.uaConfig.maxCalls = _MORE_LEGS_THAN_FIT
         config.uaConfig.threadCnt = 0
+        for server in self.config.nat.stun:
+            config.uaConfig.stunServer.append(str(server))
         config.uaConfig.userAgent = self.config.user_agent
         media = config.medConfig
         media.clockRate = SAMPLE_RATE_HZ
@@ -312,7 +338,7 @@ class Endpoint:
         config = pj.TransportConfig()
         config.port = port
         config.boundAddress = self._bound_host()
-        config.publicAddress = self.config.public_address or ""
+        config.publicAddress = self.config.nat.public_address or ""
         return config
 
     def _bound_host(self) -> str:
@@ -324,8 +350,6 @@ class Endpoint:
         rtp.port = self.config.rtp_ports.first
         rtp.portRange = self.config.rtp_ports.last - self.config.rtp_ports.first
         rtp.boundAddress = self._bound_host()
-        rtp.publicAddress = self.config.public_address or ""
-        config.streamKaEnabled = True
 
     def _choose_codecs(self) -> None:
         for codec in self._pj.codecEnum2():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import pjsua2 as pj
 import structlog
 
+from services.common.clock import SystemClock
 from services.common.errors import LandlineError
 from sip_gateway import dtmf
 from sip_gateway.events import (
@@ -26,6 +27,8 @@ from sip_gateway.events import (
     TransferRequested,
 )
 from sip_gateway.media.jitter import StreamStatistics
+from sip_gateway.media.source_guard import SourceGuard
+from sip_gateway.media.source_lock import NOBODY_LOCKED, SourcePolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,6 +78,7 @@ class Leg:
         self._endpoint = endpoint
         self.number = number
         self.tap: MediaTap | None = None
+        self.sources: SourcePolicy = NOBODY_LOCKED
         self.on_event: Callable[[LegEvent], None] = _log_unexpected
         self.ended = False
 
@@ -148,6 +152,7 @@ class PjCall(pj.Call):  # type: ignore[misc]
         self._leg = leg
         self._port: MediaPort | None = None
         self._keys = dtmf.KeyPress()
+        self._source = SourceGuard(SystemClock())
         self._confirmed = False
 
     # -- commands ---------------------------------------------------------------------------
@@ -200,7 +205,7 @@ class PjCall(pj.Call):  # type: ignore[misc]
         self._endpoint.guard(self._media_changed)
 
     def onStreamPreCreate(self, prm: Any) -> None:  # noqa: N802
-        self._endpoint.guard(lambda: self._endpoint.config.jitter.apply(prm.streamInfo))
+        self._endpoint.guard(lambda: self._stream_begins(prm))
 
     def onStreamDestroyed(self, prm: Any) -> None:  # noqa: N802
         self._endpoint.guard(lambda: self._stream_destroyed(prm.streamIdx))
@@ -259,7 +264,18 @@ class PjCall(pj.Call):  # type: ignore[misc]
         rate_hz = 8000 if stream.codecName.upper() == "G722" else stream.codecClockRate
         return f"{stream.codecName}/{rate_hz}"
 
+    def _stream_begins(self, prm: Any) -> None:
+        self._endpoint.config.jitter.apply(prm.streamInfo)
+        if prm.streamInfo.type == pj.PJMEDIA_TYPE_AUDIO:
+            remote = prm.streamInfo.remoteRtpAddress
+            self._source.begin(self, prm.streamIdx, remote, self._leg.sources)
+
+    def watch_source(self) -> None:
+        """Called often by the endpoint's thread."""
+        self._source.look(self)
+
     def _stream_destroyed(self, index: int) -> None:
+        self._source.end()
         statistics = StreamStatistics.read(self.getStreamStat(index), _CODEC_FRAME_MS)
         self._post(StreamClosed(statistics=statistics))
 

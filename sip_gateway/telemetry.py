@@ -35,3 +35,9 @@ JITTER_EMPTIES = Counter(
 )
 RECORDER_DROPPED = Counter("landline_sip_recorder_dropped_frames", "Frames that were not recorded")
 RECORDER_ERRORS = Counter("landline_sip_recorder_errors", "Recordings that failed")
+RTP_STRANGERS = Counter(
+    "landline_sip_rtp_stranger_packets", "RTP packets from elsewhere than a call's own source"
+)
+RTP_UNGUARDED = Counter(
+    "landline_sip_rtp_unguarded_streams", "Streams whose source could not be locked"
+)

@@ -12,11 +12,20 @@ from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 from services.common.addresses import HostPort, parse_host_port
 from services.common.config import Secret, Section
 from sip_gateway.limits import TrunkLimits
+from sip_gateway.nat import TrunkNat
 
 
 class Transport(StrEnum):
     UDP = "udp"
     TCP = "tcp"
+
+
+class Srtp(StrEnum):
+    """Encryption of audio with keys in SDP (SDES, RFC 4568)."""
+
+    OFF = "off"
+    OPTIONAL = "optional"
+    REQUIRED = "required"
 
 
 class TrunkKind(StrEnum):
@@ -90,6 +99,10 @@ class Trunk(Section):
     did_from: DidSource | None = None  # None: To where we register, else the Request-URI
     dids: list[Did] = Field(default_factory=list)
     limits: TrunkLimits = TrunkLimits()
+    internet: bool = False  # reached over the public internet
+    nat: TrunkNat = Field(default_factory=TrunkNat)
+    media_allow: list[Network] = Field(default_factory=list)  # audio may come from there too
+    srtp: Srtp = Srtp.OFF
 
     @model_validator(mode="after")
     def _consistent(self) -> Trunk:

@@ -16,8 +16,9 @@ from sip_gateway.call import Call, CallContext
 from sip_gateway.config import EndpointConfig
 from sip_gateway.dialling import Dialling
 from sip_gateway.ending import CallResult
-from sip_gateway.endpoint import LOCAL, REFUSING, Endpoint
+from sip_gateway.endpoint import LOCAL, REFUSING, Endpoint, LegTerms
 from sip_gateway.media.jitter import JitterPolicy
+from sip_gateway.nat import is_probably_unreachable
 from sip_gateway.registration import Registration
 from sip_gateway.trunk import TrunkKind
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger()
 _LAST_CALLS_S = 5.0
 GOODBYE_MS = 8_000  # for the agent's last words when the drain limit has passed
+_SAY_WHERE = "the carrier must find us by itself; set sip.nat.public_address or sip.nat.stun"
 
 
 class Worker:
@@ -57,6 +59,7 @@ class Worker:
             on_invite=self._on_invite,
             on_refused=_on_refused,
             on_malformed=telemetry.MALFORMED.inc,
+            terms=self._terms,
         )
         self._context = CallContext(
             config=config,
@@ -69,7 +72,7 @@ class Worker:
         )
         self._calls: dict[asyncio.Task[object], Call] = {}
         self._registrations = [
-            Registration(trunk, self._endpoint, self._admission)
+            Registration(trunk, config.nat.for_trunk(trunk), self._endpoint, self._admission)
             for trunk in config.trunks
             if trunk.kind is TrunkKind.REGISTRATION
         ]
@@ -89,6 +92,12 @@ class Worker:
         self._admission.limit = self._endpoint.max_legs - 1
         await self._endpoint.add_account(LOCAL, accounts.local_account())
         await self._endpoint.add_account(REFUSING, accounts.refusing_account())
+        for trunk in self._config.trunks:
+            nat = self._config.nat.for_trunk(trunk)
+            if is_probably_unreachable(trunk, nat, self._config.listen):
+                _log.warning("trunk_told_private_address", trunk=trunk.name, remedy=_SAY_WHERE)
+            if trunk.kind is TrunkKind.PEER:
+                await self._endpoint.add_account(trunk.name, accounts.peer_account(trunk, nat))
         for registration in self._registrations:
             await registration.start()
         _log.info("ready", listen=str(self.address), conversations=self._admission.limit)
@@ -130,6 +139,15 @@ class Worker:
         await asyncio.gather(*(registration.stop() for registration in self._registrations))
         await self._endpoint.stop()
         await self._agents.close()
+
+    def _terms(self, invite: Invite) -> LegTerms:
+        """On the PJSIP thread."""
+        trunk = self._admission.trunk_of(invite)
+        if trunk is None:
+            return LegTerms()
+        networks = self._admission.networks_of(trunk.name)
+        nat = self._config.nat.for_trunk(trunk)
+        return LegTerms(account=trunk.name, sources=nat.sources(trunk, networks, invite.source_ip))
 
     def _on_invite(self, leg: Leg, invite: Invite) -> None:
         trunk = self._admission.trunk_of(invite)
@@ -177,7 +195,7 @@ def endpoint_config(config: SipConfig) -> EndpointConfig:
         rtp_ports=config.rtp_ports,
         codecs=tuple(config.codecs),
         jitter=JitterPolicy(max_ms=config.jitter_buffer_max_ms),
-        public_address=config.public_address,
+        nat=config.nat,
         edge_proxy=config.edge_proxy,
     )
 

@@ -40,7 +40,7 @@ async def launch_gateway(
     yield launch
     for gateway in started:
         if gateway.process.returncode is None:
-            assert await gateway.stop() == 0
+            assert await gateway.stop() == 0, gateway.stray
         assert not gateway.stray
 
 
