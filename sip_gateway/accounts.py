@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sip_gateway.endpoint import Endpoint
-    from sip_gateway.nat import Nat
 
 _EXPIRES_S = 300
 
@@ -53,12 +52,12 @@ class PjAccount(pj.Account):  # type: ignore[misc]
         )
 
 
-def peer_account(trunk: Trunk, nat: Nat) -> Callable[[Endpoint], PjAccount]:
+def peer_account(trunk: Trunk) -> Callable[[Endpoint], PjAccount]:
     """The account of a peer's calls, for what is the trunk's own about their media."""
 
     def make(endpoint: Endpoint) -> PjAccount:
-        config = _base_config(endpoint, nat, trunk.srtp)
-        config.idUri = f"sip:landline@{nat.public_address or endpoint.contact_host}"
+        config = _base_config(endpoint, trunk)
+        config.idUri = f"sip:landline@{endpoint.contact_host}"
         return _created(endpoint, trunk.name, config)
 
     return make
@@ -110,7 +109,7 @@ def dialing_account(
 
 
 def registered_account(
-    trunk: Trunk, nat: Nat, on_registration: Callable[[RegistrationChanged], None]
+    trunk: Trunk, on_registration: Callable[[RegistrationChanged], None]
 ) -> Callable[[Endpoint], PjAccount]:
     """An account that registers at the trunk's registrar at once."""
     if trunk.registrar is None or trunk.username is None or trunk.password is None:
@@ -119,7 +118,7 @@ def registered_account(
     parameters = ";transport=tcp" if trunk.transport is Transport.TCP else ""
 
     def make(endpoint: Endpoint) -> PjAccount:
-        config = _base_config(endpoint, nat, trunk.srtp)
+        config = _base_config(endpoint, trunk)
         config.idUri = f"sip:{username}@{registrar.host}"
         config.regConfig.registrarUri = f"sip:{registrar}{parameters}"
         config.regConfig.timeoutSec = _EXPIRES_S
@@ -131,11 +130,12 @@ def registered_account(
     return make
 
 
-def _base_config(endpoint: Endpoint, nat: Nat | None = None, srtp: Srtp = Srtp.OFF) -> Any:
+def _base_config(endpoint: Endpoint, trunk: Trunk | None = None, srtp: Srtp = Srtp.OFF) -> Any:
     config = pj.AccountConfig()
+    nat = endpoint.config.nat
     endpoint.media_config(config.mediaConfig)
-    account_media.apply_nat(config, nat or endpoint.config.nat)
-    account_media.apply_srtp(config, srtp)
+    account_media.apply_nat(config, nat.for_trunk(trunk) if trunk else nat)
+    account_media.apply_srtp(config, trunk.srtp if trunk else srtp)
     return config
 
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from sip_gateway.admission import Admission
     from sip_gateway.endpoint import Endpoint
     from sip_gateway.events import RegistrationChanged
-    from sip_gateway.nat import Nat
     from sip_gateway.trunk import Trunk
 
 _log = structlog.get_logger()
@@ -37,9 +36,8 @@ EXPLANATIONS = {
 class Registration:
     """One trunk's registration. The gateway stays up whatever becomes of it."""
 
-    def __init__(self, trunk: Trunk, nat: Nat, endpoint: Endpoint, admission: Admission) -> None:
+    def __init__(self, trunk: Trunk, endpoint: Endpoint, admission: Admission) -> None:
         self._trunk = trunk
-        self._nat = nat
         self._endpoint = endpoint
         self._admission = admission
         self._log = _log.bind(trunk=trunk.name, registrar=str(trunk.registrar))
@@ -53,7 +51,7 @@ class Registration:
     async def start(self) -> None:
         """Send the first REGISTER; what it brings is told later. ConfigError without a password."""
         telemetry.REGISTERED.labels(self._trunk.name).set(0)
-        make = accounts.registered_account(self._trunk, self._nat, self._on_changed)
+        make = accounts.registered_account(self._trunk, self._on_changed)
         await self._learn_addresses()
         await self._endpoint.add_account(self._trunk.name, make)
         self._expect_answer()

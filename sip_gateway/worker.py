@@ -72,7 +72,7 @@ class Worker:
         )
         self._calls: dict[asyncio.Task[object], Call] = {}
         self._registrations = [
-            Registration(trunk, config.nat.for_trunk(trunk), self._endpoint, self._admission)
+            Registration(trunk, self._endpoint, self._admission)
             for trunk in config.trunks
             if trunk.kind is TrunkKind.REGISTRATION
         ]
@@ -97,7 +97,7 @@ class Worker:
             if is_probably_unreachable(trunk, nat, self._config.listen):
                 _log.warning("trunk_told_private_address", trunk=trunk.name, remedy=_SAY_WHERE)
             if trunk.kind is TrunkKind.PEER:
-                await self._endpoint.add_account(trunk.name, accounts.peer_account(trunk, nat))
+                await self._endpoint.add_account(trunk.name, accounts.peer_account(trunk))
         for registration in self._registrations:
             await registration.start()
         _log.info("ready", listen=str(self.address), conversations=self._admission.limit)

@@ -143,7 +143,8 @@ async def examine(examination: Examination, line: Line, clock: Clock) -> AsyncIt
         for name in ("call", *_NEED_CALL):
             yield skipped(name, "not registered")
     messages = tuple(line.messages)
-    yield judgements.advertised_address(messages, examination.endpoint.public_address)
+    nat = examination.endpoint.nat.for_trunk(examination.trunk)
+    yield judgements.advertised_address(messages, nat.public_address)
     yield judgements.nat(messages)
     yield judgements.clock(messages, now=datetime.now(UTC), synchronised=_clock_synchronised())
 
