@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from services.common.addresses import HostPort
     from services.common.config import TlsConfig
-    from sip_gateway.media.uplink import CallerFrame
+    from sip_gateway.media.uplink import CallerAudio
 
 _STATES = {
     TransferState.TRYING: pb.TransferUpdated.STATE_TRYING,
@@ -80,10 +80,10 @@ class AgentStream:
     def __init__(self, call: grpc.aio.StreamStreamCall[Any, Any]) -> None:
         self._call = call
 
-    async def send_audio(self, frame: CallerFrame) -> None:
+    async def send_audio(self, audio: CallerAudio) -> None:
         """AgentLostError when the stream is gone."""
         await self._write(
-            pb.ConverseRequest(audio=pb.CallerAudio(first_sample=frame.first_sample, pcm=frame.pcm))
+            pb.ConverseRequest(audio=pb.CallerAudio(first_sample=audio.first_sample, pcm=audio.pcm))
         )
 
     async def send(self, event: m.CallEvent) -> None:

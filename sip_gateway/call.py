@@ -206,9 +206,9 @@ class Call:
     async def _send_pending(self, stream: AgentStream) -> None:
         while self._outbox:
             await stream.send(self._outbox.popleft())
-        for frame in self._media.uplink.take():
-            if not self._ending.done():
-                await stream.send_audio(frame)
+        audio = self._media.uplink.take()
+        if audio is not None and not self._ending.done():
+            await stream.send_audio(audio)
 
     async def _obey(self, stream: AgentStream, group: asyncio.TaskGroup) -> None:
         try:

@@ -7,7 +7,9 @@ and makes and deletes every PJSIP object. The audio callbacks come on PJMEDIA's 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+import socket
 import threading
 from collections import deque
 from dataclasses import dataclass
@@ -38,7 +40,11 @@ _log = structlog.get_logger()
 _ResultT = TypeVar("_ResultT")
 LOCAL = "local"  # the account of calls that belong to no registration
 REFUSING = "refusing"  # the account that answers what is refused
-_POLL_MS = 10
+# How long PJSIP's thread sleeps when nothing happens. It is woken for commands and packets; only
+# a timer that another thread has set waits for the end of it.
+_POLL_MS = 100
+_POLL_WITHOUT_WAKING_MS = 10
+_WAKE_UP = b"\r\n\r\n"  # what SIP phones send to keep a NAT open: PJSIP reads it and does nothing
 _MORE_LEGS_THAN_FIT = 32  # PJSIP was built for fewer, and takes as many as it can
 _PORT_ATTEMPTS = 10
 _CODEC_IDS = {
@@ -97,6 +103,7 @@ class Endpoint:
         self._thread = threading.Thread(target=self._run, name="pjsip", daemon=True)
         self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stopping = False
+        self._wake_socket: socket.socket | None = None
         self._numbers = itertools.count(1)
         # Below: PJSIP thread only.
         self._pj: Any = None
@@ -119,6 +126,7 @@ class Endpoint:
     async def stop(self) -> None:
         """End what is left of PJSIP and its thread."""
         self._stopping = True
+        self._wake()
         if self._thread.is_alive():
             await asyncio.to_thread(self._thread.join)
 
@@ -140,6 +148,7 @@ class Endpoint:
         if self._stopping:
             raise LandlineError("the SIP endpoint has stopped")
         self._commands.append(command)
+        self._wake()
         return await future
 
     async def dial(
@@ -263,14 +272,31 @@ class Endpoint:
             self.post(_fail, self._started, error)
             self._close()
             return
+        self._wake_socket = self._open_wake_socket()
+        poll_ms = _POLL_MS if self._wake_socket else _POLL_WITHOUT_WAKING_MS
         self.post(_resolve, self._started, None)
         while not self._stopping:
             self._run_commands()
-            self._pj.libHandleEvents(_POLL_MS)
+            self._pj.libHandleEvents(poll_ms)
             self._watch_sources()
             self._released.clear()
         self._run_commands()
         self._close()
+
+    def _open_wake_socket(self) -> socket.socket | None:
+        """A socket that reaches PJSIP's own; None when PJSIP listens on TCP only."""
+        if Transport.UDP not in self.config.transports:
+            return None
+        waker = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        waker.setblocking(False)
+        waker.connect((self._bound_host() or "127.0.0.1", self.address.port))
+        return waker
+
+    def _wake(self) -> None:
+        """Have PJSIP's thread look at its commands now. For any thread."""
+        if self._wake_socket is not None:
+            with contextlib.suppress(OSError):  # then it looks at the end of its sleep
+                self._wake_socket.send(_WAKE_UP)
 
     def _run_commands(self) -> None:
         while self._commands:
@@ -371,6 +397,8 @@ class Endpoint:
         # Calls are hung up and accounts unregistered by now: do not linger for answers.
         self._pj.libDestroy(pj.PJSUA_DESTROY_NO_NETWORK)
         self._pj = None
+        if self._wake_socket is not None:
+            self._wake_socket.close()
 
 
 class _PjEndpoint(pj.Endpoint):  # type: ignore[misc]

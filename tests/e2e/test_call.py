@@ -62,7 +62,7 @@ async def test_both_sides_hear_each_other(
     assert talk.started.codec == f"{codec}/8000"
     assert (talk.started.callee, talk.started.caller) == ("4711", "caller")
     assert talk.started.trunk == "lab"
-    assert talk.first_samples == list(range(0, len(talk.first_samples) * 320, 320))
+    assert talk.gaps == 0
     assert ended.reason == "caller_hung_up"
 
 

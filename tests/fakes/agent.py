@@ -22,7 +22,7 @@ class FakeCall:
         self.started = started
         self.events: list[pb.ConverseRequest] = []
         self.audio = bytearray()
-        self.first_samples: list[int] = []
+        self.gaps = 0  # pieces of audio that do not follow the one before
         self._changed = asyncio.Event()
         self._commands: asyncio.Queue[pb.ConverseResponse | None] = asyncio.Queue()
 
@@ -100,8 +100,8 @@ class FakeCall:
 
     def take(self, request: pb.ConverseRequest) -> None:
         if request.HasField("audio"):
+            self.gaps += request.audio.first_sample != len(self.audio) // 2
             self.audio += request.audio.pcm
-            self.first_samples.append(request.audio.first_sample)
         else:
             self.events.append(request)
         self._changed.set()

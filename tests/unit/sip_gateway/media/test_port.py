@@ -17,5 +17,5 @@ def test_both_ways_read_and_write_the_same() -> None:
     for write in (port._write_by_pointer, port._write_by_element):
         vector = pj.ByteVector(bytes(FRAME_BYTES))
         write(vector, pcm)
-        assert port._read_by_pointer(vector, FRAME_BYTES) == pcm
-        assert port._read_by_element(vector, FRAME_BYTES) == pcm
+        assert port._read_by_pointer(vector) == pcm
+        assert port._read_by_element(vector) == pcm
