@@ -129,6 +129,7 @@ def _started(started: m.Started) -> pb.CallStarted:
         codec=started.codec,
         region=started.region,
         agent=started.agent,
+        direction=started.direction,
         headers=started.headers,
         emergency=started.emergency,
     )
@@ -159,6 +160,8 @@ def _event(event: m.CallEvent) -> pb.ConverseRequest:
             return pb.ConverseRequest(transfer=update)
         case m.LineClosing(deadline_ms=deadline_ms):
             return pb.ConverseRequest(closing=pb.LineClosing(deadline_ms=deadline_ms))
+        case m.CallerChanged(caller=caller):
+            return pb.ConverseRequest(caller_changed=pb.CallerChanged(caller=caller))
         case m.Ended():
             return pb.ConverseRequest(ended=_ended(event))
 
@@ -199,11 +202,17 @@ def _command(response: pb.ConverseResponse) -> m.Command | None:
             return m.Duck(gain=response.duck.gain, ramp_ms=response.duck.ramp_ms)
         case "transfer":
             transfer = response.transfer
-            return m.Transfer(target=transfer.target, after_playout=transfer.after_playout)
+            return m.Transfer(
+                target=transfer.target,
+                after_playout=transfer.after_playout,
+                attended=transfer.attended,
+            )
         case "send_dtmf":
             return m.SendDtmf(digits=response.send_dtmf.digits)
         case "hold":
             return m.Hold(on=response.hold.on)
+        case "mute":
+            return m.Mute(on=response.mute.on)
         case "hang_up":
             command = response.hang_up
             return m.HangUp(

@@ -8,6 +8,7 @@ import secrets
 from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -17,17 +18,22 @@ from sip_gateway import dids, telemetry
 from sip_gateway import messages as m
 from sip_gateway.admission import AGENT_UNAVAILABLE, STOPPING
 from sip_gateway.agent_client import AgentLostError, AgentUnavailableError
+from sip_gateway.dtmf import DtmfMethod, Keys, valid_digits
 from sip_gateway.ending import CallResult, Ending
 from sip_gateway.events import (
     DtmfPressed,
     LegConfirmed,
     LegEnded,
+    LegReplaced,
     MediaStarted,
+    ReinviteRefused,
     StreamClosed,
     TransferProgressed,
 )
+from sip_gateway.hold import Hold
 from sip_gateway.media.call_media import CallMedia
 from sip_gateway.sdp import first_common_codec
+from sip_gateway.sip_message import user_of
 from sip_gateway.transfer import Transfers
 
 if TYPE_CHECKING:
@@ -38,9 +44,11 @@ if TYPE_CHECKING:
     from sip_gateway.agent_client import AgentClient, AgentStream
     from sip_gateway.config import SipConfig
     from sip_gateway.dialling import Dialling
+    from sip_gateway.dids import Route
     from sip_gateway.events import Invite, LegEvent
     from sip_gateway.leg import Leg
     from sip_gateway.media.playout import Heard
+    from sip_gateway.transfer import Consult
     from sip_gateway.trunk import Trunk
 
 _OUTBOX_EVENTS = 1000
@@ -58,6 +66,7 @@ class CallContext:
     dialling: Dialling
     recordings: Path | None
     region: str
+    consult: Consult
     clock: Clock
     post: Callable[..., None]
 
@@ -71,26 +80,43 @@ def new_call_id(wall_ms: int) -> str:
 class Call:
     """Runs one call from its INVITE to its end. Everything happens on the event loop."""
 
-    def __init__(self, leg: Leg, invite: Invite, trunk: Trunk, context: CallContext) -> None:
+    def __init__(
+        self,
+        leg: Leg,
+        invite: Invite,
+        trunk: Trunk,
+        route: Route,
+        context: CallContext,
+        *,
+        direction: m.Direction = m.Direction.INBOUND,
+    ) -> None:
+        """An outbound call comes here answered; `invite` says what the agent would see of it."""
         self.call_id = new_call_id(context.clock.wall_ms())
         self._leg = leg
         self._invite = invite
         self._trunk = trunk
+        self._route = route
+        self._direction = direction
         self._context = context
         self._log = structlog.get_logger().bind(call_id=self.call_id)
         self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._leg_ended = asyncio.Event()
-        self._answered_at_ms: float | None = None
+        outbound = direction is m.Direction.OUTBOUND
+        self._answered_at_ms: float | None = context.clock.now_ms() if outbound else None
         self._heard_a_mark = False
         self._held = False
         self._outbox: deque[m.CallEvent] = deque()
         self._media = CallMedia(
             post=context.post, on_heard=self._on_heard, clock=context.clock, log=self._log
         )
+        self._keys = Keys(trunk.dtmf)
+        self._hold = Hold(leg, we_called=direction is m.Direction.OUTBOUND, log=self._log)
         self._transfers = Transfers(
             leg,
             context.config.transfer_allow,
             dialling=context.dialling,
+            consult=partial(context.consult, trunk.name),
+            ring_back=self._media.ring_back,
             tell=self._tell,
             on_accepted=lambda: self._end(CallResult.TRANSFERRED, "transferred"),
             log=self._log,
@@ -103,6 +129,7 @@ class Call:
         self._log.info(
             "call_offered",
             trunk=self._trunk.name,
+            direction=self._direction,
             caller=self._invite.caller,
             callee=self._invite.callee,
             source=self._invite.source_ip,
@@ -147,22 +174,22 @@ class Call:
             self._log.error("agent_unavailable", reason=str(error))
             telemetry.REFUSED.labels(AGENT_UNAVAILABLE.why).inc()
             self._end(CallResult.FAILED, AGENT_UNAVAILABLE.why)
-            with contextlib.suppress(LandlineError):
-                await self._leg.refuse(AGENT_UNAVAILABLE)
+            if self._answered_at_ms is None:
+                with contextlib.suppress(LandlineError):
+                    await self._leg.refuse(AGENT_UNAVAILABLE)
             return None
 
     def _started(self) -> m.Started:
         codecs = tuple(self._context.config.codecs)
-        route = dids.route(self._trunk, self._invite, self._context.config.country)
-        assert route is not None  # else admission had refused
         return m.Started(
             call_id=self.call_id,
             caller=dids.e164(self._invite.caller, self._context.config.country),
-            callee=route.number,
+            callee=self._route.number,
             trunk=self._trunk.name,
             codec=first_common_codec(self._invite.body, codecs),
-            region=route.region or self._context.region,
-            agent=route.agent,
+            region=self._route.region or self._context.region,
+            agent=self._route.agent,
+            direction=self._direction,
             headers=self._invite.headers,
         )
 
@@ -175,11 +202,7 @@ class Call:
             reader = group.create_task(self._obey(stream, group))
             sender = group.create_task(self._send(stream))
             watch = group.create_task(self._watch())
-            try:
-                await self._leg.answer(200)
-            except LandlineError as error:
-                self._log.warning("answer_failed", reason=str(error))
-                self._end(CallResult.ABANDONED, "caller_cancelled")
+            await self._answer()
             ending = await self._ending
             watch.cancel()
             await self._hang_up_leg()
@@ -190,6 +213,16 @@ class Call:
             if late:
                 self._log.warning("agent_did_not_close")
                 stream.cancel()
+
+    async def _answer(self) -> None:
+        try:
+            if self._answered_at_ms is None:
+                await self._leg.answer(200)
+            else:
+                await self._leg.connect_media()
+        except LandlineError as error:
+            self._log.warning("answer_failed", reason=str(error))
+            self._end(CallResult.ABANDONED, "caller_cancelled")
 
     async def _send(self, stream: AgentStream) -> None:
         """All that goes to the agent goes through here: cancelling a write breaks the stream."""
@@ -234,9 +267,11 @@ class Call:
             case m.HangUp():
                 group.create_task(self._hang_up(command))
             case m.SendDtmf(digits=digits):
-                await self._try("dtmf_not_sent", self._leg.send_dtmf(digits))
+                group.create_task(self._send_keys(digits))
             case m.Hold(on=on):
-                await self._try("hold_failed", self._leg.hold(on))
+                await self._hold.set(on)
+            case m.Mute(on=on):
+                self._media.mute(on)
 
     async def _hang_up(self, command: m.HangUp) -> None:
         if command.after_playout:
@@ -248,7 +283,16 @@ class Call:
             return
         if command.after_playout:
             await self._media.played_out(self._ending)
-        await self._transfers.begin(command.target)
+        await self._transfers.begin(command.target, attended=command.attended)
+
+    async def _send_keys(self, digits: str) -> None:
+        method = self._keys.sending
+        if method is not DtmfMethod.INBAND:
+            await self._try("dtmf_not_sent", self._leg.send_dtmf(digits, method))
+        elif valid_digits(digits):
+            self._media.send_keys(digits)
+        else:
+            self._log.warning("dtmf_not_sent", reason=f"{digits!r} are not telephone keys")
 
     async def _try(self, failure: str, operation: Awaitable[None]) -> None:
         try:
@@ -272,10 +316,15 @@ class Call:
         match event:
             case LegConfirmed():
                 self._answered_at_ms = self._context.clock.now_ms()
-            case MediaStarted(codec=codec, held_by_peer=held):
-                self._on_media(codec, held)
+            case MediaStarted():
+                self._on_media(event)
             case DtmfPressed():
-                self._tell(event)
+                self._on_key(event)
+            case ReinviteRefused():
+                self._hold.refused(event)
+            case LegReplaced(remote=remote):
+                self._log.info("caller_replaced", remote=remote)
+                self._tell(m.CallerChanged(caller=user_of(remote)))
             case TransferProgressed():
                 self._transfers.on_progress(event)
             case StreamClosed(statistics=statistics):
@@ -283,16 +332,31 @@ class Call:
             case LegEnded():
                 self._on_leg_ended(event)
 
-    def _on_media(self, codec: str, held: bool) -> None:
-        if held != self._held:
-            self._held = held
-            self._tell(m.HeldChanged(held=held))
+    def _on_media(self, event: MediaStarted) -> None:
+        if event.held_by_peer != self._held:
+            self._held = event.held_by_peer
+            self._tell(m.HeldChanged(held=self._held))
+        self._keys.media_changed(events_negotiated=event.dtmf_events)
+        self._listen_to_tones()
         self._log.info(
             "media_started",
-            codec=codec,
-            held=held,
+            codec=event.codec,
+            held=self._held,
             jitter_buffer_max_ms=self._context.config.jitter_buffer_max_ms,
         )
+
+    def _on_key(self, event: DtmfPressed) -> None:
+        if self._keys.accepts(event.digit, event.method, self._context.clock.now_ms()):
+            self._tell(event)
+        else:
+            telemetry.DTMF_IGNORED.labels(event.method).inc()
+        self._listen_to_tones()
+
+    def _on_tone(self, digit: str, duration_ms: int) -> None:
+        self._on_key(DtmfPressed(digit=digit, duration_ms=duration_ms, method=DtmfMethod.INBAND))
+
+    def _listen_to_tones(self) -> None:
+        self._media.listen_to_tones(self._on_tone if self._keys.listens_to_tones else None)
 
     def _on_leg_ended(self, event: LegEnded) -> None:
         self._leg_ended.set()
@@ -344,7 +408,8 @@ class Call:
             await asyncio.wait_for(self._leg_ended.wait(), _CLOSING_S)
 
     async def _close_media(self, ending: Ending) -> m.Ended:
-        self._transfers.close()
+        self._hold.close()
+        await self._transfers.finish()
         recording = await self._media.close()
         answered_ms = self._answered_at_ms
         duration_ms = self._context.clock.now_ms() - answered_ms if answered_ms else 0

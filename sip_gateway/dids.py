@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-import phonenumbers
-
+from sip_gateway.dialling import normalised
 from sip_gateway.trunk import DidSource
 
 if TYPE_CHECKING:
@@ -29,13 +28,7 @@ def e164(number: str, country: str) -> str:
 
     Extensions, names, service numbers and everything without a country stay as they are.
     """
-    try:
-        parsed = phonenumbers.parse(number, country or None)
-    except phonenumbers.NumberParseException:
-        return number
-    if not phonenumbers.is_valid_number(parsed):
-        return number
-    return phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.E164)
+    return normalised(number, country)
 
 
 def dialled(invite: Invite, source: DidSource) -> str:

@@ -79,6 +79,7 @@ class Endpoint:
         on_malformed: Callable[[], None],
         on_message: Callable[[bool, str, str], None] | None = None,
         terms: Callable[[Invite], LegTerms] = lambda _invite: LegTerms(),
+        refuses_replacement: Callable[[Leg, Invite], Refusal | None] = lambda _leg, _invite: None,
     ) -> None:
         """`terms(invite)` says whose account takes it and whose RTP it believes.
 
@@ -87,6 +88,8 @@ class Endpoint:
         `on_invite` hears of those that ring, `on_refused(invite, status, why)` of the others, also
         of those that PJSIP refuses by itself, then without an Invite. `on_message(sent, peer,
         text)` is given all SIP messages; it is called on PJSIP's threads.
+        `refuses_replacement(leg, invite)` decides on an INVITE that asks to take the other side's
+        place on a leg.
         """
         self.config = config
         self.address = config.listen
@@ -97,6 +100,7 @@ class Endpoint:
         self._on_malformed = on_malformed
         self._on_message = on_message
         self._terms = terms
+        self._refuses_replacement = refuses_replacement
         self._mailbox = Mailbox(asyncio.get_running_loop())
         self.post = self._mailbox.post  # for any thread
         self._commands: deque[Callable[[], None]] = deque()
@@ -110,6 +114,7 @@ class Endpoint:
         self._calls: dict[int, PjCall] = {}
         self._screened: tuple[Invite, Refusal | None] = (parse_invite("", ""), None)
         self._released: list[PjCall] = []
+        self._replaced: set[PjCall] = set()
         self._accounts: dict[str, Any] = {}
         self._log_writer: SipLog | None = None
         self._port_numbers = itertools.count(1)
@@ -152,7 +157,7 @@ class Endpoint:
         return await future
 
     async def dial(
-        self, uri: str, *, account: str, tap: MediaTap, on_event: Callable[..., None]
+        self, uri: str, *, account: str, tap: MediaTap | None, on_event: Callable[..., None]
     ) -> Leg:
         """Send an INVITE to `uri`; what becomes of it comes as events."""
         leg = Leg(self, next(self._numbers))
@@ -217,9 +222,7 @@ class Endpoint:
 
     def select_account(self, prm: Any) -> None:
         """Decide on a request before PJSIP makes media for it; what is refused gets none."""
-        invite = from_edge(
-            parse_invite(prm.rdata.wholeMsg, prm.rdata.srcAddress), self.config.edge_proxy
-        )
+        invite = self._read(prm.rdata)
         refusal = self._screen(invite, len(self._calls))
         self._screened = (invite, refusal)
         refusing, local = self._accounts.get(REFUSING), self._accounts.get(LOCAL)
@@ -247,6 +250,31 @@ class Endpoint:
             return
         self.post(self._on_invite, leg, invite)
         call.send_answer(180)
+
+    def _read(self, rdata: Any) -> Invite:
+        return from_edge(parse_invite(rdata.wholeMsg, rdata.srcAddress), self.config.edge_proxy)
+
+    def refuses_replacement(self, leg: Leg, rdata: Any) -> Refusal | None:
+        """None when this INVITE may take the other side's place on `leg`."""
+        invite = self._read(rdata)
+        refusal = self._refuses_replacement(leg, invite)
+        if refusal is not None:
+            self.post(self._on_refused, invite, refusal.sip_status, refusal.why)
+            return refusal
+        leg.sources = self._terms(invite).sources
+        return None
+
+    def replace(self, leg: Leg, call: PjCall) -> None:
+        """`call` is the leg's dialog from now on; the one before it is being ended by PJSIP."""
+        before = self._calls.get(leg.number)
+        self._calls[leg.number] = call
+        if before is not None:
+            self._replaced.add(before)
+
+    def release_replaced(self, call: PjCall) -> None:
+        """A dialog whose place another one took has ended."""
+        self._replaced.discard(call)
+        self._released.append(call)
 
     def leg_for_transfer(self, account: Any) -> tuple[PjCall, Leg]:
         """A leg on which PJSIP dials where a REFER tells us to."""
@@ -279,7 +307,7 @@ class Endpoint:
             self._run_commands()
             self._pj.libHandleEvents(poll_ms)
             self._watch_sources()
-            self._released.clear()
+            self._delete_released()
         self._run_commands()
         self._close()
 
@@ -305,6 +333,11 @@ class Endpoint:
     def _watch_sources(self) -> None:
         for call in self._calls.values():
             self.guard(call.watch_source)
+
+    def _delete_released(self) -> None:
+        for call in self._released:
+            call.unlink()
+        self._released.clear()
 
     def _open(self) -> None:
         self._pj = _PjEndpoint(self)
@@ -386,8 +419,10 @@ class Endpoint:
     def _close(self) -> None:
         if self._pj is None:
             return
+        self._released += [*self._calls.values(), *self._replaced]
         self._calls.clear()
-        self._released.clear()
+        self._replaced.clear()
+        self._delete_released()
         for account in self._accounts.values():
             account.shutdown()
         self._accounts.clear()

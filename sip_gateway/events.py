@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+from sip_gateway.dtmf import DtmfMethod
+
 if TYPE_CHECKING:
     from sip_gateway.media.jitter import StreamStatistics
 
@@ -43,12 +45,28 @@ class LegProceeding:
 class MediaStarted:
     codec: str
     held_by_peer: bool
+    dtmf_events: bool = True  # both sides speak RFC 4733
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReinviteRefused:
+    """Our re-INVITE got this final answer; the call goes on as it was."""
+
+    sip_status: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LegReplaced:
+    """Somebody else has taken the other side's place (RFC 3891); media and leg go on."""
+
+    remote: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DtmfPressed:
     digit: str
     duration_ms: int
+    method: DtmfMethod = DtmfMethod.RFC4733
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +107,8 @@ LegEvent: TypeAlias = (
     LegConfirmed
     | LegProceeding
     | MediaStarted
+    | ReinviteRefused
+    | LegReplaced
     | DtmfPressed
     | TransferProgressed
     | TransferRequested

@@ -7,6 +7,7 @@ goes straight through agent_client.py.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING, TypeAlias
 
 from sip_gateway.events import DtmfPressed
@@ -15,6 +16,13 @@ from sip_gateway.media.playout import Heard
 
 if TYPE_CHECKING:
     from sip_gateway.transfer import TransferState
+
+
+class Direction(StrEnum):
+    """Who has called."""
+
+    INBOUND = "inbound"
+    OUTBOUND = "outbound"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +34,7 @@ class Started:
     codec: str
     region: str
     agent: str
+    direction: Direction = Direction.INBOUND
     headers: dict[str, str] = field(default_factory=dict)
     emergency: bool = False  # the caller dialled for help that nobody here can give
 
@@ -57,6 +66,13 @@ class LineClosing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CallerChanged:
+    """Somebody else is on the line now (RFC 3891)."""
+
+    caller: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
     result: str
     reason: str
@@ -73,6 +89,7 @@ CallEvent: TypeAlias = (
     | Cleared
     | TransferUpdated
     | LineClosing
+    | CallerChanged
     | Ended
 )
 
@@ -99,6 +116,7 @@ class Duck:
 class Transfer:
     target: str
     after_playout: bool
+    attended: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,10 +130,15 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Mute:
+    on: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HangUp:
     result: str
     reason: str
     after_playout: bool
 
 
-Command: TypeAlias = Play | Clear | Duck | Transfer | SendDtmf | Hold | HangUp
+Command: TypeAlias = Play | Clear | Duck | Transfer | SendDtmf | Hold | Mute | HangUp

@@ -42,13 +42,13 @@ def parse_invite(message: str, source: str) -> Invite:
     return Invite(
         source_ip=ip.strip("[]"),
         source_port=int(port) if port.isdecimal() else 0,
-        request_user=_user(request_uri),
-        caller=_user(headers.get("from", "")),
-        callee=_user(headers.get("to", "")) or _user(request_uri),
+        request_user=user_of(request_uri),
+        caller=user_of(headers.get("from", "")),
+        callee=user_of(headers.get("to", "")) or user_of(request_uri),
         sip_call_id=headers.get("call-id", ""),
         body=body,
-        called_party=_user(headers.get("p-called-party-id", "")),
-        diverted_from=_user(headers.get("diversion", "")),
+        called_party=user_of(headers.get("p-called-party-id", "")),
+        diverted_from=user_of(headers.get("diversion", "")),
         headers=passed_on,
     )
 
@@ -72,7 +72,8 @@ def from_edge(invite: Invite, edge: HostPort | None) -> Invite:
     )
 
 
-def _user(text: str) -> str:
+def user_of(text: str) -> str:
+    """The user part of the first SIP or tel URI in a header; empty when there is none."""
     match = _USER.search(text)
     if match is None or ("@" not in text and "tel:" not in text.lower()):
         return ""

@@ -18,6 +18,11 @@ REGISTRATION_FAILURES = Counter(
     "landline_sip_registration_failures", "Registrations that failed", ["trunk", "sip_status"]
 )
 TRANSFERS = Counter("landline_sip_transfers", "Transfers asked for, by outcome", ["outcome"])
+DTMF_IGNORED = Counter(
+    "landline_sip_dtmf_ignored",
+    "Keys that came twice or in a way the trunk does not use",
+    ["method"],
+)
 PLAYOUT_UNDERRUNS = Counter(
     "landline_sip_playout_underruns", "Gaps inside a piece of speech: it came too slowly"
 )

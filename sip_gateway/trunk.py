@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from services.common.addresses import HostPort, parse_host_port
 from services.common.config import Secret, Section
+from sip_gateway.dtmf import DtmfMode
 from sip_gateway.limits import TrunkLimits
 from sip_gateway.nat import TrunkNat
 
@@ -98,6 +99,7 @@ class Trunk(Section):
     agent: str = ""
     did_from: DidSource | None = None  # None: To where we register, else the Request-URI
     dids: list[Did] = Field(default_factory=list)
+    dtmf: DtmfMode = DtmfMode.AUTO
     limits: TrunkLimits = TrunkLimits()
     internet: bool = False  # reached over the public internet
     nat: TrunkNat = Field(default_factory=TrunkNat)

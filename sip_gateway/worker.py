@@ -9,8 +9,8 @@ import structlog
 
 from services.common import metrics
 from services.common.errors import ConfigError
-from sip_gateway import accounts, telemetry
-from sip_gateway.admission import Admission
+from sip_gateway import accounts, dids, telemetry
+from sip_gateway.admission import UNKNOWN_SOURCE, Admission
 from sip_gateway.agent_client import AgentClient
 from sip_gateway.call import Call, CallContext
 from sip_gateway.config import EndpointConfig
@@ -23,13 +23,14 @@ from sip_gateway.registration import Registration
 from sip_gateway.trunk import TrunkKind
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from services.common.addresses import HostPort
     from services.common.clock import Clock
     from services.common.config import TlsConfig
     from sip_gateway.config import SipConfig
-    from sip_gateway.events import Invite
+    from sip_gateway.events import Invite, Refusal
     from sip_gateway.leg import Leg
 
 _log = structlog.get_logger()
@@ -60,6 +61,7 @@ class Worker:
             on_refused=_on_refused,
             on_malformed=telemetry.MALFORMED.inc,
             terms=self._terms,
+            refuses_replacement=self._refuses_replacement,
         )
         self._context = CallContext(
             config=config,
@@ -67,6 +69,7 @@ class Worker:
             dialling=Dialling(config.dialling, config.country),
             recordings=data_dir / "recordings" if config.recording else None,
             region=region,
+            consult=self._consult,
             clock=clock,
             post=self._endpoint.post,
         )
@@ -149,10 +152,22 @@ class Worker:
         nat = self._config.nat.for_trunk(trunk)
         return LegTerms(account=trunk.name, sources=nat.sources(trunk, networks, invite.source_ip))
 
+    async def _consult(self, trunk: str, target: str, on_event: Callable[..., None]) -> Leg:
+        """Call the target of an attended transfer, on the account of the caller's trunk."""
+        return await self._endpoint.dial(target, account=trunk, tap=None, on_event=on_event)
+
+    def _refuses_replacement(self, leg: Leg, invite: Invite) -> Refusal | None:
+        """On the PJSIP thread: who may put another telephone in the caller's place."""
+        trunk = self._admission.trunk_of(invite)
+        return None if trunk is not None and trunk.name == leg.trunk else UNKNOWN_SOURCE
+
     def _on_invite(self, leg: Leg, invite: Invite) -> None:
         trunk = self._admission.trunk_of(invite)
         assert trunk is not None  # `screen` has let it pass
-        call = Call(leg, invite, trunk, self._context)
+        route = dids.route(trunk, invite, self._config.country)
+        assert route is not None  # the same
+        leg.trunk = trunk.name
+        call = Call(leg, invite, trunk, route, self._context)
         task: asyncio.Task[object] = asyncio.create_task(call.run(), name=call.call_id)
         self._calls[task] = call
         telemetry.ACTIVE.set(len(self._calls))

@@ -18,6 +18,7 @@ class Started:
     codec: str = ""
     region: str = ""
     agent: str = ""
+    direction: str = "inbound"
     headers: Mapping[str, str] = field(default_factory=dict)
     emergency: bool = False  # an emergency number was dialled: all we can do is say so
 
@@ -83,6 +84,13 @@ class LineClosing:
     deadline_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class CallerChanged:
+    """Somebody else is on the line now."""
+
+    caller: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
     result: str
@@ -103,6 +111,7 @@ LineEvent: TypeAlias = (
     | Cleared
     | TransferUpdated
     | LineClosing
+    | CallerChanged
     | Ended
 )
 
@@ -120,8 +129,11 @@ class Line(Protocol):
 
     async def duck(self, gain: float, ramp_ms: int) -> None: ...
 
-    async def transfer(self, target: str) -> None:
-        """Hand the call to `target` once what is queued has been played."""
+    async def transfer(self, target: str, *, attended: bool) -> None:
+        """Hand the call to `target` once what is queued has been played.
+
+        `attended`: only when the target has answered; until then the caller is still ours.
+        """
         ...
 
     async def hang_up(self, result: str, reason: str) -> None:

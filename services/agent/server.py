@@ -108,8 +108,10 @@ class GrpcLine:
     async def duck(self, gain: float, ramp_ms: int) -> None:
         self._send(duck=agent_pb2.Duck(gain=gain, ramp_ms=ramp_ms))
 
-    async def transfer(self, target: str) -> None:
-        self._send(transfer=agent_pb2.Transfer(target=target, after_playout=True))
+    async def transfer(self, target: str, *, attended: bool) -> None:
+        self._send(
+            transfer=agent_pb2.Transfer(target=target, after_playout=True, attended=attended)
+        )
 
     async def hang_up(self, result: str, reason: str) -> None:
         self._send(hang_up=agent_pb2.HangUp(result=result, reason=reason, after_playout=True))
@@ -147,6 +149,8 @@ def to_event(request: agent_pb2.ConverseRequest) -> on_line.LineEvent | None:
             return _transfer(request.transfer)
         case "closing":
             return on_line.LineClosing(request.closing.deadline_ms)
+        case "caller_changed":
+            return on_line.CallerChanged(request.caller_changed.caller)
         case "ended":
             return _ended(request.ended)
         case _:
@@ -162,6 +166,7 @@ def _started(started: agent_pb2.CallStarted) -> on_line.Started:
         codec=started.codec,
         region=started.region,
         agent=started.agent,
+        direction=started.direction or "inbound",
         headers=dict(started.headers),
         emergency=started.emergency,
     )

@@ -68,6 +68,7 @@ class ConversationService:
                 trunk=started.trunk,
                 codec=started.codec,
                 region=started.region,
+                direction=started.direction,
                 agent=around.box.agent.name,
             )
         except AuditUnavailableError as error:

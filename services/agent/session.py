@@ -179,6 +179,9 @@ class Session:
                 case on_line.LineClosing():
                     self._record("line_closing", deadline_ms=event.deadline_ms)
                     self._post(turn_events.LineClosing())
+                case on_line.CallerChanged(caller):
+                    self._replies.forget_identity()
+                    self._record("caller_changed", caller=caller)
                 case on_line.Ended():
                     self._ended = event
                     return
@@ -383,9 +386,9 @@ class Session:
             self._post(turn_events.TransferStarted(reply))
             self._transfer_target = outcome.transfer
             await self._voice.all_made()
-            target = self._agent.transfers[outcome.transfer].target
-            self._record("transfer_started", target=target)
-            await self._line.transfer(target)
+            person = self._agent.transfers[outcome.transfer]
+            self._record("transfer_started", target=person.target)
+            await self._line.transfer(person.target, attended=person.attended)
         elif outcome.hang_up is not None:
             self._post(turn_events.GoodbyeStarted(reply))
             await self._voice.all_made()

@@ -132,6 +132,7 @@ class TransferTarget(Section):
 
     description: str
     target: str  # SIP URI
+    attended: bool = False  # call the target first, hand over when it answers
     announce: str = "I will connect you now."
     failed: str = "I am sorry, nobody can take the call at the moment."
 

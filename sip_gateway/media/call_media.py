@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from sip_gateway import telemetry
+from sip_gateway.media import tones
 from sip_gateway.media.call_audio import CallAudio
 from sip_gateway.media.playout import Heard, PlayoutQueue
 from sip_gateway.media.recorder import Recorder, Recording
@@ -37,6 +38,7 @@ class CallMedia:
     ) -> None:
         """`post` hands a call to the event loop from any thread."""
         self._clock = clock
+        self._post = post
         self._log = log
         self._past_streams: StreamStatistics | None = None
         self._statistics: StreamStatistics | None = None
@@ -64,6 +66,37 @@ class CallMedia:
                 return
             await asyncio.sleep(_DRAIN_POLL_S)
         await asyncio.sleep(_PLAYOUT_TAIL_S)
+
+    # -- keys and tones -------------------------------------------------------------------------
+
+    def send_keys(self, digits: str) -> None:
+        """Let the caller hear the tones of these keys; what is queued waits."""
+        self.tap.inserted.extend(tones.keys(digits))
+
+    def listen_to_tones(self, on_key: Callable[[str, int], None] | None) -> None:
+        """Look for keys in the caller's voice and tell `on_key(digit, ms)`; None to stop."""
+        if on_key is None:
+            self.tap.listener = None
+        elif self.tap.listener is None:
+            self.tap.listener = self._tone_listener(on_key)
+
+    def _tone_listener(self, on_key: Callable[[str, int], None]) -> Callable[[bytes], None]:
+        listener = tones.ToneListener()
+
+        def hear(pcm: bytes) -> None:  # on the media thread
+            key = listener.hear(pcm)
+            if key is not None:
+                self._post(on_key, *key)
+
+        return hear
+
+    def ring_back(self, on: bool) -> None:
+        """What the caller hears while somebody else is being rung for him."""
+        self.tap.waiting_tone = tones.RingBack() if on else None
+
+    def mute(self, on: bool) -> None:
+        """Send silence in place of what is played, which goes on."""
+        self.tap.muted = on
 
     # -- statistics -----------------------------------------------------------------------------
 

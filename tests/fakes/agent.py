@@ -37,14 +37,18 @@ class FakeCall:
     def duck(self, gain: float, ramp_ms: int) -> None:
         self._send(duck=pb.Duck(gain=gain, ramp_ms=ramp_ms))
 
-    def transfer(self, target: str, *, after_playout: bool = False) -> None:
-        self._send(transfer=pb.Transfer(target=target, after_playout=after_playout))
+    def transfer(self, target: str, *, after_playout: bool = False, attended: bool = False) -> None:
+        command = pb.Transfer(target=target, after_playout=after_playout, attended=attended)
+        self._send(transfer=command)
 
     def send_dtmf(self, digits: str) -> None:
         self._send(send_dtmf=pb.SendDtmf(digits=digits))
 
     def hold(self, on: bool) -> None:
         self._send(hold=pb.Hold(on=on))
+
+    def mute(self, on: bool) -> None:
+        self._send(mute=pb.Mute(on=on))
 
     def hang_up(self, reason: str = "goodbye", *, after_playout: bool = False) -> None:
         self._send(
@@ -79,6 +83,10 @@ class FakeCall:
                     await self._changed.wait()
         except TimeoutError:
             raise TimeoutError(f"no such {kind}; there were {self.all(kind)}") from None
+
+    async def wait_for_count(self, kind: str, count: int) -> None:
+        """Until there were that many events of a kind."""
+        await self.wait_for(kind, lambda _event: len(self.all(kind)) >= count)
 
     async def hear(self, seconds: float) -> bytes:
         """The next `seconds` of the caller's audio."""

@@ -36,6 +36,7 @@ class ConverseRequest(_message.Message):
     TRANSFER_FIELD_NUMBER: _builtins.int
     ENDED_FIELD_NUMBER: _builtins.int
     CLOSING_FIELD_NUMBER: _builtins.int
+    CALLER_CHANGED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def started(self) -> Global___CallStarted: ...
     @_builtins.property
@@ -58,6 +59,8 @@ class ConverseRequest(_message.Message):
     def ended(self) -> Global___CallEnded: ...
     @_builtins.property
     def closing(self) -> Global___LineClosing: ...
+    @_builtins.property
+    def caller_changed(self) -> Global___CallerChanged: ...
     def __init__(
         self,
         *,
@@ -72,12 +75,13 @@ class ConverseRequest(_message.Message):
         transfer: Global___TransferUpdated | None = ...,
         ended: Global___CallEnded | None = ...,
         closing: Global___LineClosing | None = ...,
+        caller_changed: Global___CallerChanged | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "cleared", b"cleared", "closing", b"closing", "dtmf", b"dtmf", "ended", b"ended", "event", b"event", "held", b"held", "media", b"media", "played", b"played", "resumed", b"resumed", "started", b"started", "transfer", b"transfer"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "caller_changed", b"caller_changed", "cleared", b"cleared", "closing", b"closing", "dtmf", b"dtmf", "ended", b"ended", "event", b"event", "held", b"held", "media", b"media", "played", b"played", "resumed", b"resumed", "started", b"started", "transfer", b"transfer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "cleared", b"cleared", "closing", b"closing", "dtmf", b"dtmf", "ended", b"ended", "event", b"event", "held", b"held", "media", b"media", "played", b"played", "resumed", b"resumed", "started", b"started", "transfer", b"transfer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "caller_changed", b"caller_changed", "cleared", b"cleared", "closing", b"closing", "dtmf", b"dtmf", "ended", b"ended", "event", b"event", "held", b"held", "media", b"media", "played", b"played", "resumed", b"resumed", "started", b"started", "transfer", b"transfer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "audio", "dtmf", "held", "resumed", "media", "played", "cleared", "transfer", "ended", "closing"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "audio", "dtmf", "held", "resumed", "media", "played", "cleared", "transfer", "ended", "closing", "caller_changed"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -96,6 +100,7 @@ class ConverseResponse(_message.Message):
     SEND_DTMF_FIELD_NUMBER: _builtins.int
     HOLD_FIELD_NUMBER: _builtins.int
     HANG_UP_FIELD_NUMBER: _builtins.int
+    MUTE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def play(self) -> Global___PlayAudio: ...
     @_builtins.property
@@ -110,6 +115,8 @@ class ConverseResponse(_message.Message):
     def hold(self) -> Global___Hold: ...
     @_builtins.property
     def hang_up(self) -> Global___HangUp: ...
+    @_builtins.property
+    def mute(self) -> Global___Mute: ...
     def __init__(
         self,
         *,
@@ -120,12 +127,13 @@ class ConverseResponse(_message.Message):
         send_dtmf: Global___SendDtmf | None = ...,
         hold: Global___Hold | None = ...,
         hang_up: Global___HangUp | None = ...,
+        mute: Global___Mute | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["clear", b"clear", "command", b"command", "duck", b"duck", "hang_up", b"hang_up", "hold", b"hold", "play", b"play", "send_dtmf", b"send_dtmf", "transfer", b"transfer"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clear", b"clear", "command", b"command", "duck", b"duck", "hang_up", b"hang_up", "hold", b"hold", "mute", b"mute", "play", b"play", "send_dtmf", b"send_dtmf", "transfer", b"transfer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clear", b"clear", "command", b"command", "duck", b"duck", "hang_up", b"hang_up", "hold", b"hold", "play", b"play", "send_dtmf", b"send_dtmf", "transfer", b"transfer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clear", b"clear", "command", b"command", "duck", b"duck", "hang_up", b"hang_up", "hold", b"hold", "mute", b"mute", "play", b"play", "send_dtmf", b"send_dtmf", "transfer", b"transfer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["play", "clear", "duck", "transfer", "send_dtmf", "hold", "hang_up"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["play", "clear", "duck", "transfer", "send_dtmf", "hold", "hang_up", "mute"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -164,6 +172,7 @@ class CallStarted(_message.Message):
     AGENT_FIELD_NUMBER: _builtins.int
     HEADERS_FIELD_NUMBER: _builtins.int
     EMERGENCY_FIELD_NUMBER: _builtins.int
+    DIRECTION_FIELD_NUMBER: _builtins.int
     call_id: _builtins.str
     caller: _builtins.str
     """user part of From; a claim, not an identity"""
@@ -177,6 +186,8 @@ class CallStarted(_message.Message):
     """name of the agent that the trunk maps to; empty: the default one"""
     emergency: _builtins.bool
     """An emergency number was dialled and nobody is named who could help: say so and hang up."""
+    direction: _builtins.str
+    """"inbound", or "outbound" when the gateway has called"""
     @_builtins.property
     def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """X-*, Diversion, P-Asserted-Identity"""
@@ -193,10 +204,11 @@ class CallStarted(_message.Message):
         agent: _builtins.str = ...,
         headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         emergency: _builtins.bool = ...,
+        direction: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "call_id", b"call_id", "callee", b"callee", "caller", b"caller", "codec", b"codec", "emergency", b"emergency", "headers", b"headers", "region", b"region", "trunk", b"trunk"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "call_id", b"call_id", "callee", b"callee", "caller", b"caller", "codec", b"codec", "direction", b"direction", "emergency", b"emergency", "headers", b"headers", "region", b"region", "trunk", b"trunk"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -432,6 +444,30 @@ class LineClosing(_message.Message):
 Global___LineClosing: _TypeAlias = LineClosing  # noqa: Y015
 
 @_typing.final
+class CallerChanged(_message.Message):
+    """Another telephone took the caller's place (SIP Replaces): whoever proved something before may
+    not be who speaks now.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLER_FIELD_NUMBER: _builtins.int
+    caller: _builtins.str
+    """user part of its From; a claim"""
+    def __init__(
+        self,
+        *,
+        caller: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallerChanged: _TypeAlias = CallerChanged  # noqa: Y015
+
+@_typing.final
 class CallEnded(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -542,18 +578,22 @@ class Transfer(_message.Message):
 
     TARGET_FIELD_NUMBER: _builtins.int
     AFTER_PLAYOUT_FIELD_NUMBER: _builtins.int
+    ATTENDED_FIELD_NUMBER: _builtins.int
     target: _builtins.str
     """a SIP URI; the gateway refuses what its allow list does not name"""
     after_playout: _builtins.bool
+    attended: _builtins.bool
+    """hand over only when the target has answered; the caller hears ringing"""
     def __init__(
         self,
         *,
         target: _builtins.str = ...,
         after_playout: _builtins.bool = ...,
+        attended: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_playout", b"after_playout", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_playout", b"after_playout", "attended", b"attended", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -596,6 +636,27 @@ class Hold(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Hold: _TypeAlias = Hold  # noqa: Y015
+
+@_typing.final
+class Mute(_message.Message):
+    """Send silence in place of what is played; what is queued goes on being played."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ON_FIELD_NUMBER: _builtins.int
+    on: _builtins.bool
+    def __init__(
+        self,
+        *,
+        on: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["on", b"on"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Mute: _TypeAlias = Mute  # noqa: Y015
 
 @_typing.final
 class HangUp(_message.Message):
