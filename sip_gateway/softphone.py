@@ -125,7 +125,7 @@ class SoftphoneCall:
         self._audio = CallAudio(
             playout=self._playout,
             sink=self._on_frame,
-            heard=lambda events: endpoint.post(self._on_heard, events),
+            heard=lambda events: endpoint.post_at_tick_end(self._on_heard, events),
             clock=clock,
             we_call=True,
         )
@@ -318,7 +318,7 @@ class SoftphoneCall:
         """On the media thread."""
         if self._listeners:
             frame = ReceivedFrame(pcm, self._clock.now_ms())
-            self._endpoint.post(self._hand_out, frame)
+            self._endpoint.post_at_tick_end(self._hand_out, frame)
 
     def _hand_out(self, frame: ReceivedFrame) -> None:
         for listener in tuple(self._listeners):

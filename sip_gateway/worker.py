@@ -71,7 +71,7 @@ class Worker:
             region=region,
             consult=self._consult,
             clock=clock,
-            post=self._endpoint.post,
+            post_at_tick_end=self._endpoint.post_at_tick_end,
         )
         self._calls: dict[asyncio.Task[object], Call] = {}
         self._registrations = [

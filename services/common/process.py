@@ -48,7 +48,13 @@ def announce(service: str, address: object) -> None:
     print(f"LISTENING {service} {address}", flush=True)
 
 
-def run(service: str, main: ServiceMain, description: str) -> None:
+def run(
+    service: str,
+    main: ServiceMain,
+    description: str,
+    *,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> None:
     """Parse the command line, then run `main(config, stop)`; SIGTERM and SIGINT set `stop`,
     a second one `stop.now`.
 
@@ -71,7 +77,8 @@ def run(service: str, main: ServiceMain, description: str) -> None:
             level=file.shared.log_level,
             json_lines=file.shared.log_format == "json",
         )
-        asyncio.run(_until_signal(main, file, supervised=arguments.supervised))
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(_until_signal(main, file, supervised=arguments.supervised))
     except ConfigError as error:
         log.error("configuration_rejected", reason=str(error))
         sys.exit(EXIT_CONFIG)

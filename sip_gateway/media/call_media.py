@@ -36,7 +36,7 @@ class CallMedia:
         clock: Clock,
         log: Any,
     ) -> None:
-        """`post` hands a call to the event loop from any thread."""
+        """`post` hands a call to the event loop from the media thread."""
         self._clock = clock
         self._post = post
         self._log = log

@@ -79,34 +79,58 @@ def _accessors() -> tuple[Callable[[Any], bytes], Callable[[Any, bytes], None]]:
     return _read_by_element, _write_by_element
 
 
-class _KeptThreadState:
-    """Keeps Python's state of the media thread from one callback to the next.
+class MediaThread:
+    """What the ports have in common: PJMEDIA's clock thread, on which all of them are called.
 
-    The media clock is no thread of Python's, so each callback would make a thread state and map
-    memory for its stack, and give both back: half of what a callback costs. While any port is in
-    use the state is held by one more `PyGILState_Ensure`; the first callback after that lets go,
-    because PJMEDIA ends the thread when no call is left.
+    It is no thread of Python's, so each callback would make a thread state and map memory for its
+    stack, and give both back: half of what a callback costs. While any port is in use the state
+    is held by one more `PyGILState_Ensure`; the first callback after that lets go, because
+    PJMEDIA ends the thread when no call is left.
+
+    In each tick PJMEDIA first asks all ports for a frame and then gives each of them one.
+    `on_tick_end` is called after the last of them, as the tick before has shown how many there
+    are: work that is handed to another thread then does not fight with us for the interpreter.
     """
 
     def __init__(self) -> None:
         self._here = threading.local()
+        self._receiving = False
+        self._received = 0  # in this tick
+        self._expected = 0  # as many as in the tick before
         self.ports_in_use = 0
+        self.on_tick_end: Callable[[], None] = _nothing
 
-    def keep(self) -> None:
-        """Called in a callback of a port in use."""
+    def requested(self) -> None:
+        """A port in use was asked for a frame."""
+        if self._receiving:
+            self._receiving = False
+            if self._received < self._expected:  # a port has left in the last tick
+                self.on_tick_end()
+            self._expected, self._received = self._received, 0
+
+    def received(self) -> None:
+        """A port in use has dealt with its frame."""
         if not getattr(self._here, "kept", False):
             self._here.kept = True
             ctypes.pythonapi.PyGILState_Ensure()
+        self._receiving = True
+        self._received += 1
+        if self._received >= self._expected:
+            self.on_tick_end()
 
-    def let_go(self) -> None:
-        """Called in a callback of a port that is not in use."""
+    def idle(self) -> None:
+        """A port that is not in use was called."""
         if not self.ports_in_use and getattr(self._here, "kept", False):
             self._here.kept = False
             ctypes.pythonapi.PyGILState_Release(_GIL_WAS_HELD)
 
 
+def _nothing() -> None:
+    """Until somebody wants to know of ticks."""
+
+
 _GIL_WAS_HELD = 0  # PyGILState_LOCKED: SWIG took it for this callback, and gives it back
-_thread_state = _KeptThreadState()
+media_thread = MediaThread()  # a process has one clock, as it has one PJSIP
 
 
 class MediaPort(pj.AudioMediaPort):  # type: ignore[misc]
@@ -133,7 +157,7 @@ class MediaPort(pj.AudioMediaPort):  # type: ignore[misc]
 
     @tap.setter
     def tap(self, tap: MediaTap | None) -> None:
-        _thread_state.ports_in_use += (tap is not None) - (self._tap is not None)
+        media_thread.ports_in_use += (tap is not None) - (self._tap is not None)
         self._tap = tap
 
     def onFrameRequested(self, frame: Any) -> None:  # noqa: N802 - named by pjsua2
@@ -142,6 +166,7 @@ class MediaPort(pj.AudioMediaPort):  # type: ignore[misc]
             return  # a frame that is left alone is none
         # An exception in a callback would end the process and every call in it.
         try:
+            media_thread.requested()
             pcm = tap.requested()
         except Exception:
             pcm = SILENCE_FRAME
@@ -153,12 +178,12 @@ class MediaPort(pj.AudioMediaPort):  # type: ignore[misc]
     def onFrameReceived(self, frame: Any) -> None:  # noqa: N802 - named by pjsua2
         tap = self._tap
         if tap is None:
-            _thread_state.let_go()
+            media_thread.idle()
             return
-        _thread_state.keep()
         try:
             pcm = self._read(frame.buf)  # empty when PJMEDIA has nothing
             tap.received(pcm if len(pcm) == FRAME_BYTES else SILENCE_FRAME)
+            media_thread.received()
         except Exception:
             self._note_error()
 
