@@ -33,7 +33,11 @@ _STATES = {
 
 
 class AgentUnavailableError(LandlineError):
-    """No conversation took the call."""
+    """No conversation took the call. `full`: all works, and all places are in use."""
+
+    def __init__(self, message: str, *, full: bool = False) -> None:
+        super().__init__(message)
+        self.full = full
 
 
 class AgentLostError(LandlineError):
@@ -61,14 +65,21 @@ class AgentClient:
                 await call.initial_metadata()
         except (grpc.aio.AioRpcError, TimeoutError, asyncio.InvalidStateError) as error:
             call.cancel()
-            detail = error.details() if isinstance(error, grpc.aio.AioRpcError) else "no answer"
-            raise AgentUnavailableError(f"the agent at {self._address}: {detail}") from None
+            if isinstance(error, grpc.aio.AioRpcError):
+                raise self._unavailable(error.code(), error.details()) from None
+            raise self._unavailable(None, "no answer") from None
         except asyncio.CancelledError:
             call.cancel()
             raise
-        if call.done() and await call.code() is not grpc.StatusCode.OK:
-            raise AgentUnavailableError(f"the agent at {self._address}: {await call.details()}")
+        if call.done() and (code := await call.code()) is not grpc.StatusCode.OK:
+            raise self._unavailable(code, await call.details())
         return AgentStream(call)
+
+    def _unavailable(
+        self, code: grpc.StatusCode | None, details: str | None
+    ) -> AgentUnavailableError:
+        full = code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        return AgentUnavailableError(f"the agent at {self._address}: {details}", full=full)
 
     async def close(self) -> None:
         await self._channel.close()

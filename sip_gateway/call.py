@@ -9,15 +9,15 @@ from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 
 from services.common.errors import LandlineError
 from sip_gateway import dids, telemetry
 from sip_gateway import messages as m
-from sip_gateway.admission import AGENT_UNAVAILABLE, STOPPING
-from sip_gateway.agent_client import AgentLostError, AgentUnavailableError
+from sip_gateway.admission import STOPPING
+from sip_gateway.agent_client import AgentLostError
 from sip_gateway.dtmf import DtmfMethod, Keys, valid_digits
 from sip_gateway.ending import CallResult, Ending
 from sip_gateway.events import (
@@ -32,6 +32,7 @@ from sip_gateway.events import (
 )
 from sip_gateway.hold import Hold
 from sip_gateway.media.call_media import CallMedia
+from sip_gateway.reception import Reception
 from sip_gateway.sdp import first_common_codec
 from sip_gateway.sip_message import user_of
 from sip_gateway.transfer import Transfers
@@ -43,9 +44,9 @@ if TYPE_CHECKING:
     from services.common.clock import Clock
     from sip_gateway.agent_client import AgentClient, AgentStream
     from sip_gateway.config import SipConfig
-    from sip_gateway.dialling import Dialling
     from sip_gateway.dids import Route
     from sip_gateway.events import Invite, LegEvent
+    from sip_gateway.house import House
     from sip_gateway.leg import Leg
     from sip_gateway.media.playout import Heard
     from sip_gateway.transfer import Consult
@@ -66,7 +67,7 @@ class CallContext:
 
     config: SipConfig
     agents: AgentClient
-    dialling: Dialling
+    house: House
     recordings: Path | None
     region: str
     consult: Consult
@@ -120,11 +121,23 @@ class Call:
         self._transfers = Transfers(
             leg,
             context.config.transfer_allow,
-            dialling=context.dialling,
+            dialling=context.house.dialling,
             consult=partial(context.consult, trunk.name),
             ring_back=self._media.ring_back,
             tell=self._tell,
             on_accepted=lambda: self._end(CallResult.TRANSFERRED, "transferred"),
+            log=self._log,
+        )
+        self._reception = Reception(
+            context.house,
+            call_id=self.call_id,
+            leg=leg,
+            invite=invite,
+            trunk=trunk,
+            direction=direction,
+            agents=context.agents,
+            ending=self._ending,
+            end=self._end,
             log=self._log,
         )
         leg.tap = self._media.tap
@@ -142,13 +155,14 @@ class Call:
             sip_call_id=self._invite.sip_call_id,
         )
         try:
-            stream = await self._reach_agent()
+            stream = await self._reception.receive(self._started())
             if stream is not None:
                 await self._converse(stream)
         except* Exception:
             self._log.exception("call_failed")
             self._end(CallResult.FAILED, "internal_error")
         await self._hang_up_leg()
+        await self._reception.close()
         await self._media.stop_recording()
         ending = self._ending.result()
         telemetry.CALLS.labels(ending.result, ending.reason).inc()
@@ -164,26 +178,6 @@ class Call:
         self._tell(m.LineClosing(deadline_ms=deadline_ms))
 
     # -- before the answer ----------------------------------------------------------------------
-
-    async def _reach_agent(self) -> AgentStream | None:
-        """The agent's stream; None when the call ended before there was one."""
-        opening = asyncio.ensure_future(self._context.agents.open(self._started()))
-        await _first_of(opening, self._ending)
-        if self._ending.done():
-            opening.cancel()
-            with contextlib.suppress(asyncio.CancelledError, AgentUnavailableError):
-                (await opening).cancel()
-            return None
-        try:
-            return await opening
-        except AgentUnavailableError as error:
-            self._log.error("agent_unavailable", reason=str(error))
-            telemetry.REFUSED.labels(AGENT_UNAVAILABLE.why).inc()
-            self._end(CallResult.FAILED, AGENT_UNAVAILABLE.why)
-            if self._answered_at_ms is None:
-                with contextlib.suppress(LandlineError):
-                    await self._leg.refuse(AGENT_UNAVAILABLE)
-            return None
 
     def _started(self) -> m.Started:
         codecs = tuple(self._context.config.codecs)
@@ -222,7 +216,7 @@ class Call:
 
     async def _answer(self) -> None:
         try:
-            if self._answered_at_ms is None:
+            if self._answered_at_ms is None and not self._reception.answered:
                 await self._leg.answer(200)
             else:
                 await self._leg.connect_media()
@@ -332,7 +326,8 @@ class Call:
                 self._log.info("caller_replaced", remote=remote)
                 self._tell(m.CallerChanged(caller=user_of(remote)))
             case TransferProgressed():
-                self._transfers.on_progress(event)
+                if not self._reception.on_progress(event):
+                    self._transfers.on_progress(event)
             case StreamClosed(statistics=statistics):
                 self._tell(self._media.stream_closed(statistics))
             case LegEnded():
@@ -366,7 +361,7 @@ class Call:
 
     def _on_leg_ended(self, event: LegEnded) -> None:
         self._leg_ended.set()
-        if self._transfers.peer_left():
+        if self._reception.handed_over or self._transfers.peer_left():
             self._end(CallResult.TRANSFERRED, "transferred")
         elif self._answered_at_ms is None:
             self._end(CallResult.ABANDONED, "caller_cancelled")
@@ -426,8 +421,3 @@ class Call:
             recording_path=str(recording.path) if recording else "",
             recording_sha256=recording.sha256 if recording else "",
         )
-
-
-async def _first_of(*awaitables: asyncio.Future[Any]) -> None:
-    """Until one of them is done; none is cancelled."""
-    await asyncio.wait(awaitables, return_when=asyncio.FIRST_COMPLETED)

@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from services.common.addresses import Address, HostPort
 from services.common.config import Section
+from sip_gateway.admission_config import AdmissionConfig
 from sip_gateway.dialling import DiallingConfig
 from sip_gateway.nat import Nat, check_trunk, with_one_public_address
 from sip_gateway.trunk import Transport, Trunk, TrunkKind
@@ -98,6 +99,7 @@ class SipConfig(Section):
     agent_timeout_ms: int = Field(default=3000, ge=100, le=30_000)
     transfer_allow: list[str] = Field(default_factory=list)
     dialling: DiallingConfig = DiallingConfig()
+    admission: AdmissionConfig = AdmissionConfig()
     trunks: list[Trunk] = Field(default_factory=list)
     country: str = ""  # ISO 3166: how numbers without a country code are read
     metrics: Address | None = None

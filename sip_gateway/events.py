@@ -129,8 +129,13 @@ class RegistrationChanged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """The answer to an INVITE that is not taken; `why` is a word for the counter."""
+    """The answer to an INVITE that is not taken.
+
+    `why` is a word for the counter, `missing` says in plain words what was not there.
+    """
 
     sip_status: int
     why: str
     retry_after_s: int | None = None
+    contact: str | None = None  # of a redirection
+    missing: str = ""

@@ -206,6 +206,8 @@ class PjCall(pj.Call):  # type: ignore[misc]
         parameters.statusCode = refusal.sip_status
         if refusal.retry_after_s is not None:
             _add_header(parameters, "Retry-After", str(refusal.retry_after_s))
+        if refusal.contact is not None:
+            _add_header(parameters, "Contact", f"<{refusal.contact}>")
         self.answer(parameters)  # `hangup` would lose the header
 
     def send_hang_up(self, reason: str) -> None:

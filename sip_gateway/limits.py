@@ -10,6 +10,8 @@ from services.common.config import Section
 
 
 class Direction(StrEnum):
+    """Who has called: they us, or we them."""
+
     INBOUND = "inbound"
     OUTBOUND = "outbound"
 

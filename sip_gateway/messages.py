@@ -7,22 +7,15 @@ goes straight through agent_client.py.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import TYPE_CHECKING, TypeAlias
 
 from sip_gateway.events import DtmfPressed
+from sip_gateway.limits import Direction as Direction
 from sip_gateway.media.jitter import StreamStatistics
 from sip_gateway.media.playout import Heard
 
 if TYPE_CHECKING:
     from sip_gateway.transfer import TransferState
-
-
-class Direction(StrEnum):
-    """Who has called."""
-
-    INBOUND = "inbound"
-    OUTBOUND = "outbound"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

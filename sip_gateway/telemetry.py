@@ -9,6 +9,12 @@ CALLS = Counter(
 )
 REFUSED = Counter("landline_sip_refused", "INVITEs that were refused", ["reason"])
 MALFORMED = Counter("landline_sip_malformed", "Datagrams that are not SIP")
+LEDGER_LOST = Counter(
+    "landline_sip_ledger_lost", "Calls for which the limits were not known", ["direction"]
+)
+QUEUED = Gauge("landline_sip_queued_calls", "Callers who hear music until there is a place")
+QUEUE_LEFT = Counter("landline_sip_queue_left", "Callers who left the queue", ["outcome"])
+EMERGENCY = Counter("landline_sip_emergency_calls", "Emergency numbers dialled to us", ["outcome"])
 LEDGER_ERRORS = Counter(
     "landline_sip_ledger_errors", "Lines or writes of the daily totals that failed"
 )

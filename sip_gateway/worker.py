@@ -14,11 +14,13 @@ from sip_gateway.admission import UNKNOWN_SOURCE, Admission
 from sip_gateway.agent_client import AgentClient
 from sip_gateway.call import Call, CallContext
 from sip_gateway.config import EndpointConfig
-from sip_gateway.dialling import Dialling
 from sip_gateway.ending import CallResult
 from sip_gateway.endpoint import LOCAL, REFUSING, Endpoint, LegTerms
+from sip_gateway.house import open_house
 from sip_gateway.media.jitter import JitterPolicy
+from sip_gateway.media.rtp_probe import RtpProbe
 from sip_gateway.nat import is_probably_unreachable
+from sip_gateway.refusals import MISSING
 from sip_gateway.registration import Registration
 from sip_gateway.trunk import TrunkKind
 
@@ -52,13 +54,20 @@ class Worker:
         clock: Clock,
     ) -> None:
         self._config = config
-        self._admission = Admission(config.trunks, clock=clock, country=config.country)
+        self._house = open_house(config, data_dir=data_dir, clock=clock)
+        self._admission = Admission(
+            config.trunks,
+            clock=clock,
+            country=config.country,
+            house=self._house,
+            rtp_is_free=RtpProbe(config.listen.host, config.rtp_ports).pair_is_free,
+        )
         self._agents = AgentClient(config.agent, tls, timeout_ms=config.agent_timeout_ms)
         self._endpoint = Endpoint(
             endpoint_config(config),
             screen=self._admission.decide,
             on_invite=self._on_invite,
-            on_refused=_on_refused,
+            on_refused=self._on_refused,
             on_malformed=telemetry.MALFORMED.inc,
             terms=self._terms,
             refuses_replacement=self._refuses_replacement,
@@ -66,7 +75,7 @@ class Worker:
         self._context = CallContext(
             config=config,
             agents=self._agents,
-            dialling=Dialling(config.dialling, config.country),
+            house=self._house,
             recordings=data_dir / "recordings" if config.recording else None,
             region=region,
             consult=self._consult,
@@ -142,6 +151,8 @@ class Worker:
         await asyncio.gather(*(registration.stop() for registration in self._registrations))
         await self._endpoint.stop()
         await self._agents.close()
+        await self._house.ledger.close()
+        self._house.refusals.sum_up(everything=True)
 
     def _terms(self, invite: Invite) -> LegTerms:
         """On the PJSIP thread."""
@@ -165,7 +176,8 @@ class Worker:
         trunk = self._admission.trunk_of(invite)
         assert trunk is not None  # `screen` has let it pass
         route = dids.route(trunk, invite, self._config.country)
-        assert route is not None  # the same
+        if route is None:  # an emergency number: `screen` refuses any other that is not ours
+            route = dids.Route(number=invite.callee, agent=trunk.agent, region="")
         leg.trunk = trunk.name
         call = Call(leg, invite, trunk, route, self._context)
         task: asyncio.Task[object] = asyncio.create_task(call.run(), name=call.call_id)
@@ -173,24 +185,22 @@ class Worker:
         telemetry.ACTIVE.set(len(self._calls))
         task.add_done_callback(self._on_call_done)
 
+    def _on_refused(self, invite: Invite | None, sip_status: int, why: str) -> None:
+        """Count a refusal; those of PJSIP itself come without an Invite and with a SIP reason."""
+        reason = why if invite is not None else _PJSIP_REASONS.get(sip_status, "pjsip")
+        telemetry.REFUSED.labels(reason).inc()
+        self._house.refusals.refused(
+            reason=reason,
+            sip_status=sip_status,
+            source=invite.source_ip if invite else "",
+            missing=MISSING.get(reason, why),
+        )
+
     def _on_call_done(self, task: asyncio.Task[object]) -> None:
         del self._calls[task]
         telemetry.ACTIVE.set(len(self._calls))
         if not task.cancelled() and task.exception() is not None:
             _log.error("call_task_failed", exc_info=task.exception())
-
-
-def _on_refused(invite: Invite | None, sip_status: int, why: str) -> None:
-    """Count a refusal; those of PJSIP itself come without an Invite and with a SIP reason."""
-    reason = why if invite is not None else _PJSIP_REASONS.get(sip_status, "pjsip")
-    telemetry.REFUSED.labels(reason).inc()
-    _log.warning(
-        "call_refused",
-        sip_status=sip_status,
-        reason=reason,
-        detail=why,
-        source=invite.source_ip if invite else "",
-    )
 
 
 _PJSIP_REASONS = {
