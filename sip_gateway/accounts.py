@@ -111,7 +111,7 @@ def dialing_account(
 def registered_account(
     trunk: Trunk, on_registration: Callable[[RegistrationChanged], None]
 ) -> Callable[[Endpoint], PjAccount]:
-    """An account that registers at the trunk's registrar at once."""
+    """An account that registers at the trunk's registrar at once, unless the edge does it."""
     if trunk.registrar is None or trunk.username is None or trunk.password is None:
         raise LandlineError(f"trunk {trunk.name} does not register")
     registrar, username, password = trunk.registrar, trunk.username, trunk.password.read()
@@ -120,7 +120,8 @@ def registered_account(
     def make(endpoint: Endpoint) -> PjAccount:
         config = _base_config(endpoint, trunk)
         config.idUri = f"sip:{username}@{registrar.host}"
-        config.regConfig.registrarUri = f"sip:{registrar}{parameters}"
+        if endpoint.config.place is None:  # behind an edge that is what registers
+            config.regConfig.registrarUri = f"sip:{registrar}{parameters}"
         config.regConfig.timeoutSec = _EXPIRES_S
         # Retrying is done by Registration, which also retries what PJSIP gives up on.
         config.regConfig.retryIntervalSec = 0
@@ -136,6 +137,11 @@ def _base_config(endpoint: Endpoint, trunk: Trunk | None = None, srtp: Srtp = Sr
     endpoint.media_config(config.mediaConfig)
     account_media.apply_nat(config, nat.for_trunk(trunk) if trunk else nat)
     account_media.apply_srtp(config, trunk.srtp if trunk else srtp)
+    place, edge = endpoint.config.place, endpoint.config.edge_proxy
+    if place is not None and edge is not None:
+        # Everything of ours goes through the edge, and what answers it comes back to us.
+        config.sipConfig.contactForced = f"<{place.contact}>"
+        config.sipConfig.proxies.append(f"sip:{edge};lr")
     return config
 
 

@@ -16,6 +16,7 @@ from services.common.addresses import Address, HostPort
 from services.common.config import Section
 from sip_gateway.admission_config import AdmissionConfig
 from sip_gateway.dialling import DiallingConfig
+from sip_gateway.edge.config import EdgeConfig, WorkerPlace
 from sip_gateway.nat import Nat, check_trunk, with_one_public_address
 from sip_gateway.trunk import Transport, Trunk, TrunkKind
 
@@ -76,6 +77,7 @@ class EndpointConfig:
     user_agent: str = "Landline"
     accept_transfers: bool = False
     edge_proxy: HostPort | None = None
+    place: WorkerPlace | None = None
 
 
 class SipConfig(Section):
@@ -106,6 +108,9 @@ class SipConfig(Section):
     # How long live calls may go on after SIGTERM before the agent says goodbye.
     drain_limit_s: float = Field(default=120.0, ge=0, le=86_400)
     ledger: Path | None = None  # the supervisor's socket; None: this process counts alone
+    calls: int | None = Field(default=None, ge=1)  # at a time; None: what one process holds
+    edge: EdgeConfig = EdgeConfig()
+    worker: WorkerPlace | None = None
     edge_proxy: Address | None = None  # our own edge: its word on a call's trunk is believed
 
     @model_validator(mode="before")
@@ -139,6 +144,11 @@ class SipConfig(Section):
                     'such as "sip:*@192.0.2.10"'
                 )
         return self
+
+    @property
+    def media_host(self) -> str:
+        """Where RTP is received: behind an edge not where SIP is."""
+        return self.worker.media_host if self.worker is not None else self.listen.host
 
 
 def _reject_repeats(what: str, values: list[Any]) -> None:

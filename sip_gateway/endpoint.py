@@ -45,7 +45,7 @@ REFUSING = "refusing"  # the account that answers what is refused
 _POLL_MS = 100
 _POLL_WITHOUT_WAKING_MS = 10
 _WAKE_UP = b"\r\n\r\n"  # what SIP phones send to keep a NAT open: PJSIP reads it and does nothing
-_MORE_LEGS_THAN_FIT = 32  # PJSIP was built for fewer, and takes as many as it can
+MORE_LEGS_THAN_FIT = 32  # PJSIP was built for fewer, and takes as many as it can
 _PORT_ATTEMPTS = 10
 _CODEC_IDS = {
     Codec.G722: "G722/16000/1",
@@ -80,6 +80,7 @@ class Endpoint:
         on_message: Callable[[bool, str, str], None] | None = None,
         terms: Callable[[Invite], LegTerms] = lambda _invite: LegTerms(),
         refuses_replacement: Callable[[Leg, Invite], Refusal | None] = lambda _leg, _invite: None,
+        on_legs: Callable[[int], None] | None = None,
     ) -> None:
         """`terms(invite)` says whose account takes it and whose RTP it believes.
 
@@ -89,7 +90,7 @@ class Endpoint:
         of those that PJSIP refuses by itself, then without an Invite. `on_message(sent, peer,
         text)` is given all SIP messages; it is called on PJSIP's threads.
         `refuses_replacement(leg, invite)` decides on an INVITE that asks to take the other side's
-        place on a leg.
+        place on a leg. `on_legs` hears how many legs there are whenever that changes.
         """
         self.config = config
         self.address = config.listen
@@ -101,6 +102,7 @@ class Endpoint:
         self._on_message = on_message
         self._terms = terms
         self._refuses_replacement = refuses_replacement
+        self._on_legs = on_legs
         self._mailbox = Mailbox(asyncio.get_running_loop())
         self.post = self._mailbox.post  # for any thread
         self.post_at_tick_end = self._mailbox.put  # for the media thread
@@ -117,6 +119,7 @@ class Endpoint:
         self._screened: tuple[Invite, Refusal | None] = (parse_invite("", ""), None)
         self._released: list[PjCall] = []
         self._replaced: set[PjCall] = set()
+        self._legs_told = 0
         self._accounts: dict[str, Any] = {}
         self._log_writer: SipLog | None = None
         self._port_numbers = itertools.count(1)
@@ -310,6 +313,7 @@ class Endpoint:
             self._pj.libHandleEvents(poll_ms)
             self._watch_sources()
             self._delete_released()
+            self._tell_legs()
         self._run_commands()
         self._close()
 
@@ -327,6 +331,12 @@ class Endpoint:
         if self._wake_socket is not None:
             with contextlib.suppress(OSError):  # then it looks at the end of its sleep
                 self._wake_socket.send(_WAKE_UP)
+
+    def _tell_legs(self) -> None:
+        legs = len(self._calls)
+        if self._on_legs is not None and legs != self._legs_told:
+            self._legs_told = legs
+            self.post(self._on_legs, legs)
 
     def _run_commands(self) -> None:
         while self._commands:
@@ -355,7 +365,7 @@ class Endpoint:
 
     def _pj_config(self) -> Any:
         config = pj.EpConfig()
-        config.uaConfig.maxCalls = _MORE_LEGS_THAN_FIT
+        config.uaConfig.maxCalls = MORE_LEGS_THAN_FIT
         config.uaConfig.threadCnt = 0
         for server in self.config.nat.stun:
             config.uaConfig.stunServer.append(str(server))
@@ -405,12 +415,19 @@ class Endpoint:
     def _bound_host(self) -> str:
         return "" if self.config.listen.host in ("0.0.0.0", "*") else self.config.listen.host
 
+    def _media_host(self) -> str:
+        """Behind an edge SIP comes from it alone, but audio comes from everywhere."""
+        place = self.config.place
+        if place is None:
+            return self._bound_host()
+        return "" if place.media_host in ("0.0.0.0", "*") else place.media_host
+
     def media_config(self, config: Any) -> None:
         """Fill in an AccountMediaConfig."""
         rtp = config.transportConfig
         rtp.port = self.config.rtp_ports.first
         rtp.portRange = self.config.rtp_ports.last - self.config.rtp_ports.first
-        rtp.boundAddress = self._bound_host()
+        rtp.boundAddress = self._media_host()
 
     def _choose_codecs(self) -> None:
         for codec in self._pj.codecEnum2():

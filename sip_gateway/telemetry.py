@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from services.common import metrics
+from services.common.errors import ConfigError
 from services.common.metrics import Counter, Gauge
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+    from services.common.addresses import HostPort
 
 CALLS = Counter(
     "landline_sip_calls", "Calls that were taken, by how they ended", ["result", "reason"]
@@ -52,3 +61,17 @@ RTP_STRANGERS = Counter(
 RTP_UNGUARDED = Counter(
     "landline_sip_rtp_unguarded_streams", "Streams whose source could not be locked"
 )
+WORKERS = Gauge("landline_sip_workers", "Worker processes that run")
+WORKER_RESTARTS = Counter("landline_sip_worker_restarts", "Workers that ended unasked")
+EDGE_RESTARTS = Counter("landline_sip_edge_restarts", "Times that the edge ended unasked")
+BANS = Counter("landline_sip_bans", "Sources that were banned, by why", ["reason"])
+
+
+def serve_metrics(address: HostPort, registry: CollectorRegistry = metrics.REGISTRY) -> int:
+    """Serve /metrics for Prometheus; the port. ConfigError when the address cannot be had."""
+    try:
+        return metrics.serve(address, registry)
+    except OSError as error:
+        raise ConfigError(
+            f"[sip] metrics = {address}: cannot listen there: {error.strerror}"
+        ) from None

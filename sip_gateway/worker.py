@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from services.common import metrics
-from services.common.errors import ConfigError
 from sip_gateway import accounts, dids, telemetry
 from sip_gateway.admission import UNKNOWN_SOURCE, Admission
 from sip_gateway.agent_client import AgentClient
@@ -22,7 +20,9 @@ from sip_gateway.media.rtp_probe import RtpProbe
 from sip_gateway.nat import is_probably_unreachable
 from sip_gateway.refusals import MISSING
 from sip_gateway.registration import Registration
+from sip_gateway.telemetry import serve_metrics
 from sip_gateway.trunk import TrunkKind
+from sip_gateway.worker_status import WorkerStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +52,9 @@ class Worker:
         region: str,
         tls: TlsConfig | None,
         clock: Clock,
+        report: Callable[[WorkerStatus], None] = lambda _status: None,
     ) -> None:
+        """`report` hears whenever the room for calls changes."""
         self._config = config
         self._house = open_house(config, data_dir=data_dir, clock=clock)
         self._admission = Admission(
@@ -60,8 +62,11 @@ class Worker:
             clock=clock,
             country=config.country,
             house=self._house,
-            rtp_is_free=RtpProbe(config.listen.host, config.rtp_ports).pair_is_free,
+            rtp_is_free=RtpProbe(config.media_host, config.rtp_ports).pair_is_free,
         )
+        self._report = report
+        self._legs = 0
+        self._metrics_port = 0
         self._agents = AgentClient(config.agent, tls, timeout_ms=config.agent_timeout_ms)
         self._endpoint = Endpoint(
             endpoint_config(config),
@@ -71,6 +76,7 @@ class Worker:
             on_malformed=telemetry.MALFORMED.inc,
             terms=self._terms,
             refuses_replacement=self._refuses_replacement,
+            on_legs=self._on_legs,
         )
         self._context = CallContext(
             config=config,
@@ -86,7 +92,7 @@ class Worker:
         self._registrations = [
             Registration(trunk, self._endpoint, self._admission)
             for trunk in config.trunks
-            if trunk.kind is TrunkKind.REGISTRATION
+            if trunk.kind is TrunkKind.REGISTRATION and config.worker is None
         ]
 
     @property
@@ -99,19 +105,25 @@ class Worker:
         if not self._config.trunks:
             _log.warning("no_trunks", effect="every call will be refused with 403")
         if self._config.metrics is not None:
-            _serve_metrics(self._config.metrics)
+            self._metrics_port = serve_metrics(self._config.metrics)
+            if self._config.worker is None:
+                _log.info("metrics", listen=f"{self._config.metrics.host}:{self._metrics_port}")
         await self._endpoint.start()
         self._admission.limit = self._endpoint.max_legs - 1
         await self._endpoint.add_account(LOCAL, accounts.local_account())
         await self._endpoint.add_account(REFUSING, accounts.refusing_account())
+        media = self._config.listen._replace(host=self._config.media_host)
         for trunk in self._config.trunks:
             nat = self._config.nat.for_trunk(trunk)
-            if is_probably_unreachable(trunk, nat, self._config.listen):
+            if is_probably_unreachable(trunk, nat, media):
                 _log.warning("trunk_told_private_address", trunk=trunk.name, remedy=_SAY_WHERE)
             if trunk.kind is TrunkKind.PEER:
                 await self._endpoint.add_account(trunk.name, accounts.peer_account(trunk))
         for registration in self._registrations:
             await registration.start()
+        if self._config.worker is not None:
+            await self._add_trunk_accounts()
+        self._tell()
         _log.info("ready", listen=str(self.address), conversations=self._admission.limit)
 
     async def drain(self, now: asyncio.Event) -> None:
@@ -120,6 +132,7 @@ class Worker:
         Who still talks then hears the agent's goodbye. Returns early when `now` is set.
         """
         self._admission.stopping = True
+        self._tell()
         limit_s = self._config.drain_limit_s
         _log.info("draining", calls=len(self._calls), limit_s=limit_s)
         unregistering = asyncio.gather(*(item.stop() for item in self._registrations))
@@ -172,6 +185,27 @@ class Worker:
         trunk = self._admission.trunk_of(invite)
         return None if trunk is not None and trunk.name == leg.trunk else UNKNOWN_SOURCE
 
+    async def _add_trunk_accounts(self) -> None:
+        """Accounts that answer the trunks' challenges; the edge keeps them registered."""
+        for trunk in self._config.trunks:
+            if trunk.kind is TrunkKind.REGISTRATION:
+                make = accounts.registered_account(trunk, lambda _event: None)
+                await self._endpoint.add_account(trunk.name, make)
+
+    def _on_legs(self, legs: int) -> None:
+        self._legs = legs
+        self._tell()
+
+    def _tell(self) -> None:
+        self._report(
+            WorkerStatus(
+                slots=self._admission.limit,
+                legs=self._legs,
+                open=not self._admission.stopping,
+                metrics_port=self._metrics_port,
+            )
+        )
+
     def _on_invite(self, leg: Leg, invite: Invite) -> None:
         trunk = self._admission.trunk_of(invite)
         assert trunk is not None  # `screen` has let it pass
@@ -222,14 +256,5 @@ def endpoint_config(config: SipConfig) -> EndpointConfig:
         jitter=JitterPolicy(max_ms=config.jitter_buffer_max_ms),
         nat=config.nat,
         edge_proxy=config.edge_proxy,
+        place=config.worker,
     )
-
-
-def _serve_metrics(address: HostPort) -> None:
-    try:
-        port = metrics.serve(address)
-    except OSError as error:
-        raise ConfigError(
-            f"[sip] metrics = {address}: cannot listen there: {error.strerror}"
-        ) from None
-    _log.info("metrics", listen=f"{address.host}:{port}")

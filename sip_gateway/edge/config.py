@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import ssl
 from pathlib import Path
 
 from pydantic import Field, field_validator
 
 from services.common.addresses import Address, HostPort
 from services.common.config import Section
+from services.common.errors import ConfigError
 
 
 class EdgeTls(Section):
@@ -18,6 +20,17 @@ class EdgeTls(Section):
     cert_file: Path  # the chain, ours first
     key_file: Path
     ca_file: Path | None = None  # when given, callers must show a certificate of these
+
+    def check(self) -> None:
+        """ConfigError unless the files are there and belong together."""
+        try:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(self.cert_file, self.key_file, password=_no_password)
+            if self.ca_file is not None:
+                context.load_verify_locations(self.ca_file)
+        except (OSError, ValueError) as error:  # an SSLError is an OSError
+            files = f"{self.cert_file}, {self.key_file}"
+            raise ConfigError(f"[sip.edge.tls] cannot use {files}: {error}") from None
 
 
 class EdgeConfig(Section):
@@ -47,3 +60,7 @@ class WorkerPlace(Section):
     name: str
     contact: str  # our Contact, a URI of the edge that leads to this worker
     media_host: str  # where RTP is received: the address that the edge listens on
+
+
+def _no_password() -> str:
+    raise ValueError("the key is encrypted; give one without a password, readable by us alone")

@@ -33,7 +33,7 @@ _SCANNERS = (
     "svcrack|sivus|gulp|smap|pplsip|vaxsipuseragent|vaxasip|scamsipuser|eyebeam hack|conaito|elite"
 )
 _MODULES = (
-    "jsonrpcs kex tm tmx sl rr pv maxfwd textops siputils xlog sanity htable ipops nathelper"
+    "jsonrpcs kex corex tm tmx sl rr pv maxfwd textops siputils xlog sanity htable ipops nathelper"
 ).split()
 _REGISTRATION_MODULES = ("db_text", "uac")
 _QUOTABLE = re.compile(r'[^"\\\x00-\x1f]+')
@@ -52,13 +52,17 @@ _TLS_METHODS = "TLSv1.2+"
 
 
 def files(
-    plan: EdgePlan, seats: Iterable[Seat], registrars: Mapping[str, Iterable[str]]
+    plan: EdgePlan,
+    seats: Iterable[Seat],
+    registrars: Mapping[str, Iterable[str]],
+    *,
+    draining: bool = False,
 ) -> dict[str, str]:
     """Path in the plan's folder -> text. `registrars` are the IPs of trunk keys, as resolved.
 
     Passwords stand in db/uacreg only. ConfigError for a name that cannot be written.
     """
-    texts = {CONFIG_FILE: _config(plan, seats, registrars)}
+    texts = {CONFIG_FILE: _config(plan, (*_initial_tables(seats, registrars, draining=draining),))}
     if plan.config.tls is not None:
         texts[TLS_FILE] = _tls(plan.config.tls)
     registering = [trunk for trunk in plan.trunks if trunk.registers]
@@ -71,13 +75,13 @@ def files(
     return texts
 
 
-def _config(plan: EdgePlan, seats: Iterable[Seat], registrars: Mapping[str, Iterable[str]]) -> str:
+def _config(plan: EdgePlan, initial_tables: Iterable[str]) -> str:
     parts = (
         "# Written by Landline from landline.toml at each start. Do not edit.",
         *_settings(plan),
         *_listeners(plan),
         *_modules(plan),
-        *_initial_tables(plan, seats, registrars),
+        *initial_tables,
         *_trunk_route(plan.trunks),
         f'include_file "{_quotable(str(ROUTES))}"',
         "",
@@ -106,7 +110,7 @@ def _settings(plan: EdgePlan) -> Iterable[str]:
     yield from (f"#!define {name} {value}" for name, value in defines.items())
     yield f'#!substdef "/RETRY_AFTER_S/{RETRY_AFTER_S}/g"'
     yield from (
-        "debug=-2",  # strangers can cause warnings and errors at will
+        "debug=-1",  # errors only, and those only until it runs (process.py)
         "log_stderror=yes",
         "fork=yes",
         "socket_workers=2",
@@ -182,7 +186,7 @@ def _modules(plan: EdgePlan) -> Iterable[str]:
 
 
 def _initial_tables(
-    plan: EdgePlan, seats: Iterable[Seat], registrars: Mapping[str, Iterable[str]]
+    seats: Iterable[Seat], registrars: Mapping[str, Iterable[str]], *, draining: bool
 ) -> Iterable[str]:
     """What the supervisor knows stands there from the first packet on."""
     yield "event_route[htable:mod-init] {"
@@ -192,7 +196,7 @@ def _initial_tables(
         yield f"    $sht(load=>{seat.name}) = {seat.load};"
     for key, ips in registrars.items():
         yield from (f"    $sht(registrar=>{key}::{ip}) = 1;" for ip in ips)
-    yield "    $sht(state=>draining) = 0;"
+    yield f"    $sht(state=>draining) = {int(draining)};"
     yield "}"
 
 
