@@ -40,7 +40,7 @@ async def _work(file: ConfigFile, config: SipConfig, stop: Stop) -> None:
 
     place = config.worker
     if place is not None:
-        structlog.contextvars.bind_contextvars(worker=place.name)
+        structlog.contextvars.bind_contextvars(worker=place.name.partition("-")[0])
     worker = Worker(
         config,
         data_dir=file.shared.data_dir,
