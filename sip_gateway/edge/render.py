@@ -157,6 +157,7 @@ def _modules(plan: EdgePlan) -> Iterable[str]:
     yield 'modparam("jsonrpcs", "dgram_workers", 1)'
     yield 'modparam("jsonrpcs", "dgram_mode", 0600)'
     yield 'modparam("tm", "failure_reply_mode", 3)'
+    yield 'modparam("tm", "remap_503_500", 0)'  # a worker's 503 is the whole gateway's
     yield 'modparam("rr", "enable_full_lr", 1)'
     for table, options in {
         "place": "size=6",
