@@ -21,6 +21,7 @@ import structlog
 from services.common.addresses import HostPort
 from services.common.audio import FRAME_MS, SAMPLE_RATE_HZ
 from services.common.errors import ConfigError, LandlineError
+from sip_gateway import symmetric
 from sip_gateway.config import Codec, EndpointConfig
 from sip_gateway.leg import Leg, PjCall
 from sip_gateway.mailbox import Mailbox
@@ -60,9 +61,13 @@ _PJ_TRANSPORTS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LegTerms:
-    """What holds for a call that comes in; an account that is not there leaves PJSIP's choice."""
+    """What holds for a call that comes in; an account that is not there leaves PJSIP's choice.
+
+    `answer_source`: see symmetric.py.
+    """
 
     account: str = ""
+    answer_source: bool = False
     sources: SourcePolicy = NOBODY_LOCKED
 
 
@@ -246,13 +251,16 @@ class Endpoint:
         """The INVITE that `select_account` decided on, found well formed by PJSIP."""
         invite, refusal = self._screened
         leg = Leg(self, next(self._numbers))
-        leg.sources = self._terms(invite).sources
+        terms = self._terms(invite)
+        leg.sources = terms.sources
         call = PjCall(self, account, leg, prm.callId)
         self._calls[leg.number] = call
         if refusal is not None:
             self.post(self._on_refused, invite, refusal.sip_status, refusal.why)
             call.send_refusal(refusal)
             return
+        if terms.answer_source:
+            call.route_back = symmetric.route_back(prm.rdata.wholeMsg, prm.rdata.srcAddress)
         self.post(self._on_invite, leg, invite)
         call.send_answer(180)
 

@@ -15,7 +15,7 @@ import structlog
 
 from services.common.clock import SystemClock
 from services.common.errors import LandlineError
-from sip_gateway import dtmf, in_dialog
+from sip_gateway import dtmf, in_dialog, symmetric
 from sip_gateway.dtmf import DtmfMethod
 from sip_gateway.events import (
     DtmfPressed,
@@ -193,6 +193,7 @@ class PjCall(pj.Call):  # type: ignore[misc]
         self._keys = dtmf.KeyPress()
         self._source = SourceGuard(SystemClock())
         self._confirmed = False
+        self.route_back: str | None = None  # see symmetric.py
 
     # -- commands ---------------------------------------------------------------------------
 
@@ -280,6 +281,7 @@ class PjCall(pj.Call):  # type: ignore[misc]
         self._endpoint.guard(self._hand_over)
 
     def _transaction_changed(self, prm: Any) -> None:
+        self._set_route(prm.e.body.tsxState.tsx)
         event = in_dialog.asked(prm) or (in_dialog.refused(prm) if self._confirmed else None)
         if event is not None:
             self._post(event)
@@ -322,6 +324,12 @@ class PjCall(pj.Call):  # type: ignore[misc]
         if self._port is not None:
             self._endpoint.give_port_back(self._port)
         self._port = None
+    def _set_route(self, transaction: Any) -> None:
+        """PJSIP's answer to the INVITE is the first that tells the dialog."""
+        route, self.route_back = self.route_back, None
+        if route is not None:
+            symmetric.set_route(int(transaction.pjTransaction), route)
+            _log.info("contact_corrected", route=route)
 
     def _state_changed(self) -> None:
         info = self.getInfo()

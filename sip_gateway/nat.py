@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from services.common.addresses import Address
 from services.common.config import Secret, Section
 from sip_gateway.media.source_lock import SourceMode, SourcePolicy
+from sip_gateway.reach import is_on_internet
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -92,7 +93,8 @@ class Nat(Section):
         """Whose RTP a call of `trunk` believes; its SIP came from `sip_source`."""
         return SourcePolicy(
             mode=self.source_lock,
-            networks=(*networks, *trunk.media_allow, ipaddress.IPv4Network(sip_source)),
+            networks=(*networks, *trunk.media_allow),
+            sip_source=sip_source,
             rebind_after_ms=self.rebind_after_ms,
         )
 
@@ -148,13 +150,13 @@ def check_trunk(trunk: Trunk, nat: Nat, listen: HostPort) -> None:
     """
     if not trunk.internet:
         return
-    if nat.public_address and not _is_global(nat.public_address):
+    if nat.public_address and not is_on_internet(nat.public_address):
         raise ValueError(
             f"trunk {trunk.name!r} is on the internet, which cannot reach the private "
             f"public_address {nat.public_address}: give the address that your router has "
             "outside, or use stun, or leave out internet = true"
         )
-    if nat.ice and not (nat.stun or nat.turn or _is_global(listen.host)):
+    if nat.ice and not (nat.stun or nat.turn or is_on_internet(listen.host)):
         raise ValueError(
             f"trunk {trunk.name!r} is on the internet and uses ice without stun or turn: its "
             "candidates would be private addresses only; name a STUN or TURN server"
@@ -169,11 +171,4 @@ def check_trunk(trunk: Trunk, nat: Nat, listen: HostPort) -> None:
 def is_probably_unreachable(trunk: Trunk, nat: Nat, listen: HostPort) -> bool:
     """Whether the trunk's media will have to find us by itself, which not every carrier does."""
     told = nat.public_address or nat.stun or nat.ice
-    return trunk.internet and not told and not _is_global(listen.host)
-
-
-def _is_global(host: str) -> bool:
-    try:
-        return ipaddress.IPv4Address(host).is_global
-    except ValueError:
-        return False
+    return trunk.internet and not told and not is_on_internet(listen.host)

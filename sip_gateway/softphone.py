@@ -46,7 +46,8 @@ from sip_gateway.media.call_audio import CallAudio
 from sip_gateway.media.jitter import JitterPolicy, StreamStatistics
 from sip_gateway.media.playout import Heard, PlayoutQueue
 from sip_gateway.media.recorder import Recorder, Recording
-from sip_gateway.trunk import Transport
+from sip_gateway.nat import Nat
+from sip_gateway.trunk import Srtp, Transport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -345,9 +346,15 @@ class Softphone:
         password: str = "",
         rtp_ports: PortRange = _RTP_PORTS,
         jitter_buffer_max_ms: int = 200,
+        nat: Nat | None = None,
+        srtp: Srtp = Srtp.OFF,
+        on_message: Callable[[bool, str, str], None] | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """`username` and `password` answer digest challenges; `identity@domain` is our From."""
+        """`username` and `password` answer digest challenges; `identity@domain` is our From.
+
+        `on_message` as in Endpoint.
+        """
         self._config = EndpointConfig(
             listen=listen,
             transports=(transport,),
@@ -355,10 +362,12 @@ class Softphone:
             codecs=codecs,
             jitter=JitterPolicy(max_ms=jitter_buffer_max_ms),
             user_agent="Landline softphone",
+            nat=nat or Nat(),
             accept_transfers=True,
         )
         self._transport = transport
-        self._account = accounts.dialing_account(identity, domain, username, password)
+        self._on_message = on_message
+        self._account = accounts.dialing_account(identity, domain, username, password, srtp=srtp)
         self._clock = clock or SystemClock()
         self._endpoint: Endpoint | None = None
         self._calls: list[SoftphoneCall] = []
@@ -376,6 +385,7 @@ class Softphone:
             on_invite=self._on_invite,
             on_refused=lambda _invite, _status, _why: None,
             on_malformed=lambda: None,
+            on_message=self._on_message,
         )
         await self._endpoint.start()
         await self._endpoint.add_account(LOCAL, self._account)

@@ -174,7 +174,11 @@ class Worker:
             return LegTerms()
         networks = self._admission.networks_of(trunk.name)
         nat = self._config.nat.for_trunk(trunk)
-        return LegTerms(account=trunk.name, sources=nat.sources(trunk, networks, invite.source_ip))
+        return LegTerms(
+            account=trunk.name,
+            answer_source=nat.answer_source,
+            sources=nat.sources(trunk, networks, invite.source_ip),
+        )
 
     async def _consult(self, trunk: str, target: str, on_event: Callable[..., None]) -> Leg:
         """Call the target of an attended transfer, on the account of the caller's trunk."""

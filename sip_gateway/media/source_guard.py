@@ -102,7 +102,8 @@ class SourceGuard:
         if packets <= 0:
             return
         telemetry.RTP_STRANGERS.inc(packets)
-        if not self._told_strangers:
+        # In EXACT they may be the caller's own, from behind a NAT.
+        if not self._told_strangers and lock.state is not LockState.EXACT:
             self._told_strangers = True
             _log.warning(
                 "rtp_from_stranger",

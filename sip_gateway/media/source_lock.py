@@ -21,6 +21,8 @@ import ipaddress
 from dataclasses import dataclass
 from enum import StrEnum
 
+from sip_gateway.reach import is_on_internet
+
 _WIDEN_AFTER_MS = 150
 _STEADY_LOOKS = 3
 _ANYWHERE = (ipaddress.IPv4Network("0.0.0.0/0"),)
@@ -36,9 +38,13 @@ class SourceMode(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourcePolicy:
-    """What a trunk says about its calls' audio. `networks` are believed besides the signalled."""
+    """What a trunk says about its calls' audio.
+
+    `networks` are believed besides the signalled address, `sip_source` is where the SIP came from.
+    """
 
     mode: SourceMode = SourceMode.SIGNALLED
+    sip_source: str = ""
     networks: tuple[ipaddress.IPv4Network, ...] = ()
     rebind_after_ms: int = 2000
 
@@ -113,7 +119,11 @@ class SourceLock:
         self._signalled = signalled
         self._believed = _believed(signalled, policy)
         self._source = signalled
-        exact = signalled is not None and policy.mode is SourceMode.SIGNALLED
+        exact = (
+            signalled is not None
+            and policy.mode is SourceMode.SIGNALLED
+            and not _is_behind_nat(signalled.ip, policy.sip_source)
+        )
         self.state = LockState.EXACT if exact else LockState.BELIEVED
         self._received = 0
         self._dropped = dropped
@@ -208,8 +218,14 @@ class SourceLock:
         self._last_seen = None
 
 
+def _is_behind_nat(signalled_ip: str, sip_source: str) -> bool:
+    """Whether audio cannot come from the signalled address: a private one, told from outside."""
+    return is_on_internet(sip_source) and not is_on_internet(signalled_ip)
+
+
 def _believed(signalled: Source | None, policy: SourcePolicy) -> tuple[ipaddress.IPv4Network, ...]:
     if policy.mode is not SourceMode.SIGNALLED:
         return _ANYWHERE
-    own = (ipaddress.IPv4Network(signalled.ip),) if signalled else ()
+    hosts = [source for source in (signalled and signalled.ip, policy.sip_source) if source]
+    own = [ipaddress.IPv4Network(host) for host in hosts]
     return tuple(ipaddress.collapse_addresses((*own, *policy.networks)))

@@ -183,3 +183,11 @@ def test_no_history_lets_an_unbelieved_host_in(
         for filter_ in (lock.filters.rtp, lock.filters.rtcp):
             assert all(any(n.subnet_of(b) for b in believed) for n in filter_.networks)
         assert lock.locked_to != STRANGER
+
+
+def test_a_private_address_told_from_outside_is_not_waited_for() -> None:
+    private = Source("10.7.0.2", 4000)
+    outside = SourcePolicy(sip_source="198.51.100.7")
+    assert SourceLock(private, outside, 0).state is LockState.BELIEVED
+    inside = SourcePolicy(sip_source="10.7.0.9")
+    assert SourceLock(private, inside, 0).state is LockState.EXACT
