@@ -324,6 +324,7 @@ class PjCall(pj.Call):  # type: ignore[misc]
         if self._port is not None:
             self._endpoint.give_port_back(self._port)
         self._port = None
+
     def _set_route(self, transaction: Any) -> None:
         """PJSIP's answer to the INVITE is the first that tells the dialog."""
         route, self.route_back = self.route_back, None

@@ -37,25 +37,26 @@ CALLER_HZ, AGENT_HZ = 440, 1000
 needs_namespaces = pytest.mark.skipif(bool(REASON), reason=REASON)
 
 
-@pytest.mark.skipif(not REASON, reason="the tests below run directly")
-def test_all_of_this_in_a_user_namespace() -> None:
-    """Without root: the same tests once more, as root of a user namespace."""
-    if shutil.which("unshare") is None:
-        pytest.skip("unshare is missing: apt install util-linux")
-    unshare = ("unshare", "--user", "--net", "--map-root-user")
-    trial = subprocess.run([*unshare, "true"], capture_output=True, text=True, check=False)
-    if trial.returncode:
-        pytest.skip(f"{REASON}; and no user namespaces: {trial.stderr.strip()}")
-    assert INSIDE_A_USER_NAMESPACE not in os.environ, REASON
-    done = subprocess.run(
-        [*unshare, sys.executable, "-m", "pytest", "-q", str(Path(__file__))],
-        env={**os.environ, INSIDE_A_USER_NAMESPACE: "1"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-5000:]
+if REASON:
+
+    def test_all_of_this_in_a_user_namespace() -> None:
+        """Without root: the same tests once more, as root of a user namespace."""
+        if shutil.which("unshare") is None:
+            pytest.skip("unshare is missing: apt install util-linux")
+        unshare = ("unshare", "--user", "--net", "--map-root-user")
+        trial = subprocess.run([*unshare, "true"], capture_output=True, text=True, check=False)
+        if trial.returncode:
+            pytest.skip(f"{REASON}; and no user namespaces: {trial.stderr.strip()}")
+        assert INSIDE_A_USER_NAMESPACE not in os.environ, REASON
+        done = subprocess.run(
+            [*unshare, sys.executable, "-m", "pytest", "-q", str(Path(__file__))],
+            env={**os.environ, INSIDE_A_USER_NAMESPACE: "1"},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout[-5000:]
 
 
 class World:
