@@ -361,7 +361,9 @@ class Call:
 
     def _on_leg_ended(self, event: LegEnded) -> None:
         self._leg_ended.set()
-        if self._reception.handed_over or self._transfers.peer_left():
+        if self._reception.peer_left():
+            return
+        if self._transfers.peer_left():
             self._end(CallResult.TRANSFERRED, "transferred")
         elif self._answered_at_ms is None:
             self._end(CallResult.ABANDONED, "caller_cancelled")

@@ -34,6 +34,7 @@ _POLL_S = 0.5  # between two attempts for the caller who waits longest
 
 @dataclass(slots=True)
 class _HandingOver:
+    why: str
     outcome: asyncio.Future[bool] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
@@ -108,10 +109,13 @@ class Reception:
             self._handing_over.outcome.set_result(state is TransferState.ACCEPTED)
         return True
 
-    @property
-    def handed_over(self) -> bool:
-        """True when a caller who hangs up now has left for the person we named."""
-        return self._handing_over is not None and self._handing_over.understood
+    def peer_left(self) -> bool:
+        """The caller hung up: True when that was to call the person we named."""
+        handing_over = self._handing_over
+        if handing_over is None or not handing_over.understood:
+            return False
+        self._end(CallResult.TRANSFERRED, handing_over.why)
+        return True
 
     # -- emergency ------------------------------------------------------------------------------
 
@@ -233,7 +237,7 @@ class Reception:
 
     async def _hand_over(self, uri: str, *, why: str) -> None:
         """REFER an answered caller to `uri`, and end the call with what became of it."""
-        self._handing_over = _HandingOver()
+        self._handing_over = _HandingOver(why=why)
         outcome = self._handing_over.outcome
         self._log.info("caller_handed_over", target=uri, reason=why)
         try:

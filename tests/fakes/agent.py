@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import grpc.aio
 from landline.agent.v1 import agent_pb2 as pb
 from landline.agent.v1 import agent_pb2_grpc
@@ -126,6 +127,8 @@ class FakeAgent(agent_pb2_grpc.ConversationServicer):
         self.calls: asyncio.Queue[FakeCall] = asyncio.Queue()
         self.taken = 0
         self.accepts = True  # False: never answers a stream
+        self.refusal: tuple[grpc.StatusCode, str] | None = None  # for each stream that comes
+        self.asked = 0
         self.auto_play: bytes = b""  # played to each call at once
         self._server = grpc.aio.server()
         self.port = 0
@@ -145,6 +148,9 @@ class FakeAgent(agent_pb2_grpc.ConversationServicer):
         self, request_iterator: AsyncIterator[pb.ConverseRequest], context: Any
     ) -> AsyncIterator[pb.ConverseResponse]:
         call = FakeCall((await anext(request_iterator)).started)
+        self.asked += 1
+        if self.refusal is not None:
+            await context.abort(*self.refusal)
         if not self.accepts:
             await asyncio.Event().wait()
         await context.send_initial_metadata(())
