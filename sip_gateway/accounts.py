@@ -78,7 +78,7 @@ def refusing_account() -> Callable[[Endpoint], PjAccount]:
     """The account of calls that will be refused: it opens no socket for their media."""
 
     def make(endpoint: Endpoint) -> PjAccount:
-        config = _base_config(endpoint)
+        config = _base_config(endpoint, srtp=Srtp.OPTIONAL)  # so that we refuse, and PJSIP does not
         config.idUri = "sip:refused@refused.invalid"
         config.mediaConfig.useLoopMedTp = True
         return _created(endpoint, REFUSING, config)

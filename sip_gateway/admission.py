@@ -7,7 +7,7 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sip_gateway import dids
+from sip_gateway import dids, encryption
 from sip_gateway.dialling import Outcome
 from sip_gateway.events import Refusal
 from sip_gateway.trunk import Trunk, TrunkKind
@@ -114,6 +114,9 @@ class Admission:
         emergency = self._emergency(invite)
         if emergency is None and dids.route(trunk, invite, self._country) is None:
             return UNKNOWN_NUMBER
+        unfit = encryption.refusal(trunk.srtp, invite.body)
+        if unfit is not None:
+            return unfit
         if self.stopping:
             return STOPPING
         if other_legs >= self.limit:

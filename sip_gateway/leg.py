@@ -209,6 +209,8 @@ class PjCall(pj.Call):  # type: ignore[misc]
             _add_header(parameters, "Retry-After", str(refusal.retry_after_s))
         if refusal.contact is not None:
             _add_header(parameters, "Contact", f"<{refusal.contact}>")
+        if refusal.sip_status == pj.PJSIP_SC_NOT_ACCEPTABLE_HERE and refusal.missing:
+            _add_header(parameters, "Warning", f"399 landline {quoted(refusal.missing)}")
         self.answer(parameters)  # `hangup` would lose the header
 
     def send_hang_up(self, reason: str) -> None:
@@ -428,6 +430,12 @@ class PjCall(pj.Call):  # type: ignore[misc]
 
     def _post(self, event: LegEvent) -> None:
         self._endpoint.post(self._leg.deliver, event)
+
+
+def quoted(text: str) -> str:
+    """A quoted-string (RFC 3261, 25.1)."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def _add_header(parameters: Any, name: str, value: str) -> None:

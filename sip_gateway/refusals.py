@@ -24,10 +24,16 @@ MISSING = {
     "too_fast": "calls come faster than lines can be made",
     "stopping": "this process takes no more calls, because it stops",
     "no_rtp_ports": "no pair of ports for audio is free",
+    "srtp_required": "the trunk takes encrypted audio only, and plain audio was offered",
+    "srtp_not_enabled": "the trunk takes plain audio only, and encrypted audio was offered",
+    "srtp_without_key": "encrypted audio was offered without a key in its SDP (SDES)",
 }
 
 # What to do about it, by the word that is counted.
 ADVICE = {
+    "srtp_required": 'turn SRTP on at the other side, or set srtp = "optional" for this trunk',
+    "srtp_not_enabled": 'set srtp = "optional" for this trunk, or turn SRTP off at the other side',
+    "srtp_without_key": "choose SDES at the other side: DTLS-SRTP is not supported",
     "unknown_source": "if this address is yours, name it in allow of a [[sip.trunks]]",
     "unknown_number": "if this number is yours, name it in dids of its trunk, or give the trunk "
     "an agent",

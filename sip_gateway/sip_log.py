@@ -25,6 +25,7 @@ _MESSAGE = re.compile(
     re.DOTALL,
 )
 _DROPPED = "Dropping "
+_SECRET = re.compile(r"(inline:|response=\")[^\s\"]+", re.IGNORECASE)  # RFC 4568, RFC 7616
 _log = structlog.get_logger()
 
 
@@ -66,4 +67,9 @@ class SipLog(pj.LogWriter):  # type: ignore[misc]
             if entry.level > _LEVEL:
                 return
         # Strangers can cause these lines at will, so they are for debugging only.
-        _log.debug("pjsip", sender=sender, message=message)
+        _log.debug("pjsip", sender=sender, message=without_secrets(message))
+
+
+def without_secrets(text: str) -> str:
+    """SIP or SDP without SRTP keys and digest answers."""
+    return _SECRET.sub(r"\1...", text)

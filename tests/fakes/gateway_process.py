@@ -111,13 +111,15 @@ class GatewayProcess:
                 self.stray.append(text)
 
 
-def write_config(folder: Path, *, agent: str, sip: str = "", trunks: str | None = None) -> Path:
+def write_config(
+    folder: Path, *, agent: str, sip: str = "", trunks: str | None = None, log_level: str = "info"
+) -> Path:
     """A landline.toml for one gateway on free ports; `sip` is more TOML for [sip]."""
     default_trunk = '[[sip.trunks]]\nname = "lab"\nkind = "peer"\nallow = ["127.0.0.1/32"]\n'
     path = folder / "landline.toml"
     listen = "" if "listen" in sip else 'listen = "127.0.0.1:0"\n'
     path.write_text(
-        f'[landline]\ndata_dir = "var"\nlog_format = "json"\n\n'
+        f'[landline]\ndata_dir = "var"\nlog_format = "json"\nlog_level = "{log_level}"\n\n'
         f'[sip]\n{listen}agent = "{agent}"\nmetrics = "127.0.0.1:0"\n{sip}\n'
         f"{default_trunk if trunks is None else trunks}",
         encoding="utf-8",
