@@ -246,3 +246,94 @@ async def test_a_gateway_behind_nat_with_stun(world: World) -> None:
     talk.hang_up("goodbye")
     await asyncio.wait_for(call.ended(), 5)
     assert "BINDING" in coturn.log.upper()
+
+
+@needs_namespaces
+async def test_ice_finds_the_way_between_two_private_networks(world: World) -> None:
+    """Neither side has a public address of its own; both ask STUN."""
+    home = world.network.router("home", 1, PRIVATE)
+    office = world.network.router("office", 2, "10.8.0.0/24")
+    server = world.network.public("server", 20)
+    pbx = await world.pbx(server)
+    await world.coturn(server)
+    ice = f'ice = true\nstun = ["{server.ip}:{PORT}"]\n'
+    gateway = await world.gateway(
+        office.host("gateway", 10),
+        sip=f"[sip.nat]\n{ice}",
+        trunks=world.extension(server),
+    )
+    await gateway.wait_for_log("registered")
+    messages = Messages()
+    phone = await world.phone(
+        home.host("phone", 2),
+        nat=Nat(ice=True, stun=[HostPort(server.ip, PORT)]),
+        on_message=messages,
+    )
+    call = await phone.dial(pbx.uri("600"))
+    talk = await world.agent.next_call()
+    await both_hear_each_other(call, talk)
+    assert "typ srflx raddr 10.8.0.10" in messages.received
+    assert "typ relay" not in messages.received
+
+
+@needs_namespaces
+async def test_a_relay_carries_what_cannot_go_directly(world: World) -> None:
+    """Both firewalls let UDP through to the server alone: only TURN is left."""
+    home = world.network.router("home", 1, PRIVATE, random_ports=True)
+    office = world.network.router("office", 2, "10.8.0.0/24", random_ports=True)
+    server = world.network.public("server", 20)
+    pbx = await world.pbx(server)
+    coturn = await world.coturn(server)
+    gateway = await world.gateway(
+        office.host("gateway", 10),
+        sip=world.turn_toml(server),
+        trunks=world.extension(server),
+    )
+    await gateway.wait_for_log("registered")
+    for router in (home, office):
+        router.only_through(server)
+    messages = Messages()
+    phone = await world.phone(home.host("phone", 2), nat=world.turn(server), on_message=messages)
+    call = await phone.dial(pbx.uri("600"))
+    talk = await world.agent.next_call()
+    await both_hear_each_other(call, talk)
+    assert f"{server.ip} 40" in messages.received  # a relayed candidate of the gateway
+    assert "typ relay" in messages.received
+    assert "ALLOCATE processed, success" in coturn.log
+    assert PASSWORD not in str(gateway.log)
+
+
+@needs_namespaces
+@pytest.mark.parametrize("keepalive_s", [1, 0])
+async def test_keepalives_hold_the_way_in_open(world: World, keepalive_s: int) -> None:
+    """The NAT forgets after two silent seconds; without keepalives the call does not arrive."""
+    router = world.network.router("office", 1, PRIVATE)
+    router.forget_silent_after(2)
+    server, outside = world.network.public("pbx", 20), world.network.public("phone", 30)
+    pbx = await world.pbx(server)
+    gateway = await world.gateway(
+        router.host("gateway", 10),
+        sip=f"nat = {{ keepalive_s = {keepalive_s} }}",
+        trunks=world.extension(server),
+    )
+    await gateway.wait_for_log("registered")
+    phone = await world.phone(outside)
+    await asyncio.sleep(4)
+    if keepalive_s:
+        call = await phone.dial(pbx.uri("600"))
+        await both_hear_each_other(call, await world.agent.next_call())
+        return
+    call = await phone.place(pbx.uri("600"))
+    await asyncio.sleep(1.5)
+    assert gateway.logged("call_offered") == []
+    await call.hang_up()
+
+
+class Messages:
+    """What a softphone received."""
+
+    def __init__(self) -> None:
+        self.received = ""
+
+    def __call__(self, sent: bool, _peer: str, text: str) -> None:
+        self.received += "" if sent else text

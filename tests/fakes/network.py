@@ -107,6 +107,8 @@ class Router(Namespace):
             "}",
             "table ip filter {",
             "  chain through { type filter hook forward priority filter; }",
+            # Without this, a packet that comes too early would take the port of its own answer.
+            '  chain here { type filter hook input priority filter; iifname "out" drop; }',
             "}",
         )
         self.run("ip", "link", "add", "lan", "type", "bridge")
