@@ -14,7 +14,7 @@ from services.common.errors import LandlineError
 from services.common.grpc_server import open_channel
 from sip_gateway import messages as m
 from sip_gateway.events import DtmfPressed
-from sip_gateway.media.jitter import StreamStatistics
+from sip_gateway.media.jitter import MediaReport
 from sip_gateway.media.playout import Heard
 from sip_gateway.transfer import TransferState
 
@@ -156,8 +156,8 @@ def _event(event: m.CallEvent) -> pb.ConverseRequest:
             return pb.ConverseRequest(held=pb.CallHeld())
         case m.HeldChanged():
             return pb.ConverseRequest(resumed=pb.CallResumed())
-        case StreamStatistics():
-            return pb.ConverseRequest(media=_statistics(event))
+        case MediaReport():
+            return pb.ConverseRequest(media=_media(event))
         case m.Cleared(clear_id=clear_id, marks=marks):
             cleared = pb.Cleared(clear_id=clear_id, marks=[_played(mark) for mark in marks])
             return pb.ConverseRequest(cleared=cleared)
@@ -181,13 +181,23 @@ def _played(heard: Heard) -> pb.Played:
     return pb.Played(mark=heard.mark, played_ms=heard.played_ms, finished=heard.finished)
 
 
-def _statistics(statistics: StreamStatistics) -> pb.MediaStatistics:
+def _media(report: MediaReport) -> pb.MediaStatistics:
+    statistics = report.totals
     return pb.MediaStatistics(
         jitter_buffer_ms=statistics.jitter_buffer_ms,
         jitter_buffer_discards=statistics.jitter_buffer_discards,
         jitter_buffer_empties=statistics.jitter_buffer_empties,
         packets_received=statistics.packets_received,
         packets_lost=statistics.packets_lost,
+        jitter_buffer_average_ms=statistics.jitter_buffer_average_ms,
+        jitter_ms=statistics.jitter_ms,
+        round_trip_ms=round(statistics.round_trip_ms),
+        packets_reordered=statistics.packets_reordered,
+        packets_sent=statistics.packets_sent,
+        loss_percent=report.lately.loss_percent,
+        r_factor=report.lately.r_factor,
+        mos=report.lately.mos,
+        call_mos=report.overall.mos,
     )
 
 

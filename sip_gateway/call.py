@@ -113,6 +113,8 @@ class Call:
         self._media = CallMedia(
             post=context.post_at_tick_end,
             on_heard=self._on_heard,
+            settings=context.config.media_of(trunk),
+            trunk=trunk.name,
             clock=context.clock,
             log=self._log,
         )
@@ -303,10 +305,12 @@ class Call:
     async def _watch(self) -> None:
         """Statistics each few seconds, and an eye on an agent that no longer reads."""
         while True:
-            await asyncio.sleep(_STATISTICS_S)
+            await asyncio.sleep(self._media.next_look_s(_STATISTICS_S))
             current = await self._leg.statistics()
             if current is not None:
                 self._tell(self._media.note_statistics(current))
+            if self._media.rtp_stopped(held=self._held or self._hold.on):
+                self._end(CallResult.FAILED, "rtp_timeout")
             if self._media.uplink.behind_ms > _AGENT_BEHIND_MS:
                 self._agent_lost("it does not read")
 
@@ -343,7 +347,6 @@ class Call:
             "media_started",
             codec=event.codec,
             held=self._held,
-            jitter_buffer_max_ms=self._context.config.jitter_buffer_max_ms,
         )
 
     def _on_key(self, event: DtmfPressed) -> None:

@@ -17,10 +17,13 @@ from services.common.config import Section
 from sip_gateway.admission_config import AdmissionConfig
 from sip_gateway.dialling import DiallingConfig
 from sip_gateway.edge.config import EdgeConfig, WorkerPlace
+from sip_gateway.media.settings import MediaConfig
 from sip_gateway.nat import Nat, check_trunk, with_one_public_address
 from sip_gateway.trunk import Transport, Trunk, TrunkKind
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sip_gateway.media.jitter import JitterPolicy
 
 _PORT_RANGE = re.compile(r"(\d{1,5})-(\d{1,5})")
@@ -73,6 +76,8 @@ class EndpointConfig:
     rtp_ports: PortRange
     codecs: tuple[Codec, ...]
     jitter: JitterPolicy
+    jitter_of: Mapping[str, JitterPolicy] = field(default_factory=dict)  # by name of the account
+    light_resampler: bool = False
     nat: Nat = field(default_factory=Nat)
     user_agent: str = "Landline"
     accept_transfers: bool = False
@@ -95,7 +100,7 @@ class SipConfig(Section):
     codecs: list[Codec] = Field(
         default_factory=lambda: [Codec.G722, Codec.PCMA, Codec.PCMU], min_length=1
     )
-    jitter_buffer_max_ms: int = Field(default=200, ge=40, le=1000)
+    media: MediaConfig = Field(default_factory=MediaConfig)
     recording: bool = True
     agent: Address  # of services/agent
     agent_timeout_ms: int = Field(default=3000, ge=100, le=30_000)
@@ -112,6 +117,10 @@ class SipConfig(Section):
     edge: EdgeConfig = EdgeConfig()
     worker: WorkerPlace | None = None
     edge_proxy: Address | None = None  # our own edge: its word on a call's trunk is believed
+
+    def media_of(self, trunk: Trunk) -> MediaConfig:
+        """[sip.media] as it holds for a trunk."""
+        return self.media.for_trunk(trunk.media)
 
     @model_validator(mode="before")
     @classmethod
@@ -136,6 +145,7 @@ class SipConfig(Section):
         if Transport.UDP in self.transports and first <= self.listen.port <= last:
             raise ValueError(f"rtp_ports {self.rtp_ports} contain the listening port")
         for trunk in self.trunks:
+            self.media_of(trunk)
             check_trunk(trunk, self.nat.for_trunk(trunk), self.listen)
         for pattern in self.transfer_allow:
             if not pattern.startswith(("sip:", "tel:")):

@@ -25,6 +25,7 @@ from sip_gateway import symmetric
 from sip_gateway.config import Codec, EndpointConfig
 from sip_gateway.leg import Leg, PjCall
 from sip_gateway.mailbox import Mailbox
+from sip_gateway.media.jitter import discard_steadily
 from sip_gateway.media.port import MediaPort, media_thread
 from sip_gateway.media.source_lock import NOBODY_LOCKED, SourcePolicy
 from sip_gateway.sip_log import SipLog, pjsip_library
@@ -45,6 +46,7 @@ REFUSING = "refusing"  # the account that answers what is refused
 # a timer that another thread has set waits for the end of it.
 _POLL_MS = 100
 _POLL_WITHOUT_WAKING_MS = 10
+_SMALL_FILTER = 4  # of PJMEDIA's ten qualities, 3 and 4 take it
 _WAKE_UP = b"\r\n\r\n"  # what SIP phones send to keep a NAT open: PJSIP reads it and does nothing
 MORE_LEGS_THAN_FIT = 32  # PJSIP was built for fewer, and takes as many as it can
 _PORT_ATTEMPTS = 10
@@ -172,6 +174,7 @@ class Endpoint:
         """Send an INVITE to `uri`; what becomes of it comes as events."""
         leg = Leg(self, next(self._numbers))
         leg.tap, leg.on_event = tap, on_event
+        leg.jitter = self.config.jitter_of.get(account, self.config.jitter)
 
         def place() -> None:
             call = PjCall(self, self._accounts[account], leg)
@@ -253,6 +256,7 @@ class Endpoint:
         leg = Leg(self, next(self._numbers))
         terms = self._terms(invite)
         leg.sources = terms.sources
+        leg.jitter = self.config.jitter_of.get(terms.account, self.config.jitter)
         call = PjCall(self, account, leg, prm.callId)
         self._calls[leg.number] = call
         if refusal is not None:
@@ -384,6 +388,10 @@ class Endpoint:
         media.channelCount = 1
         media.audioFramePtime = FRAME_MS
         media.noVad = True
+        if not discard_steadily(media):
+            _log.warning("slow_jitter_buffer", reason="this pjsua2 hides how frames are discarded")
+        if self.config.light_resampler:
+            media.quality = _SMALL_FILTER
         media.ecTailLen = 0
         self._log_writer.configure(config.logConfig)  # type: ignore[union-attr]
         return config

@@ -40,6 +40,11 @@ class Hold:
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def on(self) -> bool:
+        """We hold the other side, or have asked to."""
+        return self._wanted
+
     async def set(self, on: bool) -> None:
         """Hold the other side, or take it back. What becomes of it is told to the log."""
         self._wanted = on

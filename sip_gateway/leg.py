@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger()
 _ResultT = TypeVar("_ResultT")
-_CODEC_FRAME_MS = 20
 _DTMF_METHODS = {
     DtmfMethod.RFC4733: pj.PJSUA_DTMF_METHOD_RFC2833,
     DtmfMethod.INFO: pj.PJSUA_DTMF_METHOD_SIP_INFO,
@@ -93,6 +92,7 @@ class Leg:
         self.number = number
         self.tap: MediaTap | None = None
         self.sources: SourcePolicy = NOBODY_LOCKED
+        self.jitter = endpoint.config.jitter
         self.trunk = ""  # whose it is
         self.on_event: Callable[[LegEvent], None] = _log_unexpected
         self.ended = False
@@ -192,6 +192,7 @@ class PjCall(pj.Call):  # type: ignore[misc]
         self._port: MediaPort | None = None
         self._keys = dtmf.KeyPress()
         self._source = SourceGuard(SystemClock())
+        self._frame_ms = 0  # of the codec, which PJMEDIA's buffer counts in
         self._confirmed = False
         self.route_back: str | None = None  # see symmetric.py
 
@@ -241,7 +242,7 @@ class PjCall(pj.Call):  # type: ignore[misc]
         index = self._active_audio()
         if index is None:
             return None
-        return StreamStatistics.read(self.getStreamStat(index), _CODEC_FRAME_MS)
+        return StreamStatistics.read(self.getStreamStat(index), self._frame_ms)
 
     # -- callbacks --------------------------------------------------------------------------
 
@@ -385,8 +386,9 @@ class PjCall(pj.Call):  # type: ignore[misc]
         )
 
     def _stream_begins(self, prm: Any) -> None:
-        self._endpoint.config.jitter.apply(prm.streamInfo)
+        self._leg.jitter.apply(prm.streamInfo)
         if prm.streamInfo.type == pj.PJMEDIA_TYPE_AUDIO:
+            self._frame_ms = int(prm.streamInfo.audCodecParam.info.frameLen)
             remote = prm.streamInfo.remoteRtpAddress
             self._source.begin(self, prm.streamIdx, remote, self._leg.sources)
 
@@ -396,7 +398,7 @@ class PjCall(pj.Call):  # type: ignore[misc]
 
     def _stream_destroyed(self, index: int) -> None:
         self._source.end()
-        statistics = StreamStatistics.read(self.getStreamStat(index), _CODEC_FRAME_MS)
+        statistics = StreamStatistics.read(self.getStreamStat(index), self._frame_ms)
         self._post(StreamClosed(statistics=statistics))
 
     def _dtmf_event(self, prm: Any) -> None:

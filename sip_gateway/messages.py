@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from sip_gateway.events import DtmfPressed
 from sip_gateway.limits import Direction as Direction
-from sip_gateway.media.jitter import StreamStatistics
+from sip_gateway.media.jitter import MediaReport
 from sip_gateway.media.playout import Heard
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Ended:
 CallEvent: TypeAlias = (
     DtmfPressed
     | HeldChanged
-    | StreamStatistics
+    | MediaReport
     | Heard
     | Cleared
     | TransferUpdated

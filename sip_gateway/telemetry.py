@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from services.common import metrics
 from services.common.errors import ConfigError
-from services.common.metrics import Counter, Gauge
+from services.common.metrics import Counter, Gauge, Histogram
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -52,6 +52,15 @@ JITTER_DISCARDS = Counter(
 )
 JITTER_EMPTIES = Counter(
     "landline_sip_jitter_empties", "Times at which the jitter buffer had nothing to give"
+)
+MOS = Histogram(
+    "landline_sip_mos",
+    "How calls sounded to us from beginning to end (ITU-T G.107, MOS-CQE)",
+    ["trunk"],
+    buckets=(1.5, 2.0, 2.5, 3.0, 3.5, 3.8, 4.0, 4.2, 4.35, 4.5),
+)
+ONE_WAY_AUDIO = Counter(
+    "landline_sip_one_way_audio", "Calls from whose other side no audio came", ["trunk"]
 )
 RECORDER_DROPPED = Counter("landline_sip_recorder_dropped_frames", "Frames that were not recorded")
 RECORDER_ERRORS = Counter("landline_sip_recorder_errors", "Recordings that failed")

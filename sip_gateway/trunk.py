@@ -13,6 +13,7 @@ from services.common.addresses import HostPort, parse_host_port
 from services.common.config import Secret, Section
 from sip_gateway.dtmf import DtmfMode
 from sip_gateway.limits import TrunkLimits
+from sip_gateway.media.settings import TrunkMedia
 from sip_gateway.nat import TrunkNat
 
 
@@ -101,6 +102,7 @@ class Trunk(Section):
     dids: list[Did] = Field(default_factory=list)
     dtmf: DtmfMode = DtmfMode.AUTO
     limits: TrunkLimits = TrunkLimits()
+    media: TrunkMedia = TrunkMedia()
     internet: bool = False  # reached over the public internet
     nat: TrunkNat = Field(default_factory=TrunkNat)
     media_allow: list[Network] = Field(default_factory=list)  # audio may come from there too

@@ -15,8 +15,8 @@ from sip_gateway.config import EndpointConfig
 from sip_gateway.ending import CallResult
 from sip_gateway.endpoint import LOCAL, REFUSING, Endpoint, LegTerms
 from sip_gateway.house import open_house
-from sip_gateway.media.jitter import JitterPolicy
 from sip_gateway.media.rtp_probe import RtpProbe
+from sip_gateway.media.settings import Resampler
 from sip_gateway.nat import is_probably_unreachable
 from sip_gateway.refusals import MISSING
 from sip_gateway.registration import Registration
@@ -257,7 +257,9 @@ def endpoint_config(config: SipConfig) -> EndpointConfig:
         transports=tuple(config.transports),
         rtp_ports=config.rtp_ports,
         codecs=tuple(config.codecs),
-        jitter=JitterPolicy(max_ms=config.jitter_buffer_max_ms),
+        jitter=config.media.jitter,
+        jitter_of={trunk.name: config.media_of(trunk).jitter for trunk in config.trunks},
+        light_resampler=config.media.resampler is Resampler.LIGHT,
         nat=config.nat,
         edge_proxy=config.edge_proxy,
         place=config.worker,

@@ -53,6 +53,8 @@ class MediaStatistics:
     empties: int
     packets_received: int
     packets_lost: int
+    mos: float = 0.0  # lately; 0.0: the gateway does not say
+    call_mos: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

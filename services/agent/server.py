@@ -179,6 +179,8 @@ def _media(media: agent_pb2.MediaStatistics) -> on_line.MediaStatistics:
         empties=media.jitter_buffer_empties,
         packets_received=media.packets_received,
         packets_lost=media.packets_lost,
+        mos=media.mos,
+        call_mos=media.call_mos,
     )
 
 

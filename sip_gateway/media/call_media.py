@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 from sip_gateway import telemetry
 from sip_gateway.media import tones
 from sip_gateway.media.call_audio import CallAudio
+from sip_gateway.media.jitter import MediaReport
 from sip_gateway.media.playout import Heard, PlayoutQueue
 from sip_gateway.media.recorder import Recorder, Recording
+from sip_gateway.media.rtp_watch import Life, RtpTrouble, RtpWatch
 from sip_gateway.media.uplink import Uplink
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
     from services.common.clock import Clock
     from sip_gateway.media.jitter import StreamStatistics
+    from sip_gateway.media.settings import MediaConfig
 
 _DRAIN_POLL_S = 0.02
 _DRAIN_SLACK_MS = 5_000
@@ -33,6 +36,8 @@ class CallMedia:
         *,
         post: Callable[..., None],
         on_heard: Callable[[tuple[Heard, ...]], None],
+        settings: MediaConfig,
+        trunk: str,
         clock: Clock,
         log: Any,
     ) -> None:
@@ -40,6 +45,9 @@ class CallMedia:
         self._clock = clock
         self._post = post
         self._log = log
+        self._settings = settings
+        self._trunk = trunk
+        self._rtp: RtpWatch | None = None
         self._past_streams: StreamStatistics | None = None
         self._statistics: StreamStatistics | None = None
         self.playout = PlayoutQueue()
@@ -100,14 +108,15 @@ class CallMedia:
 
     # -- statistics -----------------------------------------------------------------------------
 
-    def note_statistics(self, current: StreamStatistics) -> StreamStatistics:
-        """Count what is new in the running stream's statistics; the totals of the call."""
+    def note_statistics(self, current: StreamStatistics) -> MediaReport:
+        """Count what is new in the running stream's statistics; how the call is doing."""
         total = current.plus(self._past_streams) if self._past_streams else current
         before, self._statistics = self._statistics, total
         discards = total.jitter_buffer_discards - (before.jitter_buffer_discards if before else 0)
         empties = total.jitter_buffer_empties - (before.jitter_buffer_empties if before else 0)
         telemetry.JITTER_DISCARDS.inc(max(discards, 0))
         telemetry.JITTER_EMPTIES.inc(max(empties, 0))
+        report = MediaReport(totals=total, lately=total.quality(before), overall=total.quality())
         self._log.info(
             "media_statistics",
             jitter_buffer_ms=total.jitter_buffer_ms,
@@ -116,15 +125,55 @@ class CallMedia:
             empties=total.jitter_buffer_empties,
             received=total.packets_received,
             lost=total.packets_lost,
+            reordered=total.packets_reordered,
+            jitter_ms=round(total.jitter_ms, 1),
+            round_trip_ms=round(total.round_trip_ms, 1),
+            mos=round(report.lately.mos, 2),
+            call_mos=round(report.overall.mos, 2),
             underruns=self.playout.underruns,
         )
-        return total
+        return report
 
-    def stream_closed(self, statistics: StreamStatistics) -> StreamStatistics:
+    def stream_closed(self, statistics: StreamStatistics) -> MediaReport:
         """The last statistics of a stream; the totals of the call."""
-        total = self.note_statistics(statistics)
+        report = self.note_statistics(statistics)
         self._past_streams = self._statistics
-        return total
+        return report
+
+    def next_look_s(self, at_most_s: float) -> float:
+        """How long statistics may wait without missing that audio has stopped."""
+        now_ms = self._clock.now_ms()
+        if self._rtp is None:
+            self._rtp = RtpWatch(
+                timeout_ms=self._settings.rtp_timeout_s * 1000,
+                one_way_ms=self._settings.one_way_after_s * 1000,
+                now_ms=now_ms,
+            )
+        return self._rtp.next_look_ms(now_ms, at_most_ms=at_most_s * 1000) / 1000
+
+    def rtp_stopped(self, *, held: bool) -> bool:
+        """True when no audio has come for too long. Also tells, once, when it never came."""
+        total = self._statistics
+        if self._rtp is None or total is None:
+            return False
+        life = Life(
+            packets_sent=total.packets_sent,
+            packets_received=total.packets_received,
+            rtcp_received=total.rtcp_received,
+        )
+        trouble = self._rtp.update(life, held=held, now_ms=self._clock.now_ms())
+        if trouble is RtpTrouble.ONE_WAY:
+            telemetry.ONE_WAY_AUDIO.labels(self._trunk).inc()
+            self._log.warning(
+                "one_way_audio",
+                reason=f"{total.packets_sent} packets of audio were sent and none came back in "
+                f"{self._settings.one_way_after_s:g} s: what the other side sends does not reach "
+                "our RTP port. Check the address in our SDP (public_address), the firewall's UDP "
+                "ports (rtp_ports) and SIP-ALG in routers on the way",
+            )
+        elif trouble is RtpTrouble.TIMEOUT:
+            self._log.warning("rtp_timeout", seconds=self._settings.rtp_timeout_s)
+        return trouble is RtpTrouble.TIMEOUT
 
     # -- recording ------------------------------------------------------------------------------
 
@@ -154,7 +203,9 @@ class CallMedia:
         return recording
 
     async def close(self) -> Recording | None:
-        """Count what was lost and close the recording."""
+        """Count what was lost, say how it sounded, and close the recording."""
+        if self._statistics is not None and self._statistics.packets_received:
+            telemetry.MOS.labels(self._trunk).observe(self._statistics.quality().mos)
         telemetry.PLAYOUT_UNDERRUNS.inc(self.playout.underruns)
         telemetry.UPLINK_DROPPED.inc(self.uplink.dropped_frames)
         return await self.stop_recording()

@@ -49,7 +49,7 @@ def test_defaults(tmp_path: Path) -> None:
         ('codecs = ["OPUS"]', PEER, "codecs.0"),
         ("codecs = []", PEER, "codecs"),
         ('codecs = ["PCMU", "PCMU"]', PEER, "more than once"),
-        ("jitter_buffer_max_ms = 10", PEER, "jitter_buffer_max_ms"),
+        ("media = { jitter_buffer_max_ms = 10 }", PEER, "jitter_buffer_max_ms"),
         ('public_address = "pbx.example"', PEER, "IPv4"),
         ('transfer_allow = ["desk"]', PEER, "whole URIs"),
         ("recordings = true", PEER, "did you mean 'recording'"),
