@@ -5,6 +5,8 @@ One process that takes calls, or a supervisor with several of them behind an edg
 
 from __future__ import annotations
 
+import asyncio
+import signal
 from typing import TYPE_CHECKING
 
 import structlog
@@ -51,6 +53,8 @@ async def _work(file: ConfigFile, config: SipConfig, stop: Stop) -> None:
     )
     try:
         await worker.start()
+        # The usual signal for "look at your surroundings again"; `kill -HUP` after a new address.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, worker.renew_trunks)
         announce("sip_gateway", worker.address)
         await stop.wait()
         await worker.drain(stop.now)

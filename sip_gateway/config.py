@@ -83,6 +83,7 @@ class EndpointConfig:
     accept_transfers: bool = False
     edge_proxy: HostPort | None = None
     place: WorkerPlace | None = None
+    nameservers: tuple[str, ...] = ()  # whom PJSIP asks; without any it blocks on names
 
 
 class SipConfig(Section):
@@ -108,6 +109,7 @@ class SipConfig(Section):
     dialling: DiallingConfig = DiallingConfig()
     admission: AdmissionConfig = AdmissionConfig()
     trunks: list[Trunk] = Field(default_factory=list)
+    nameservers: list[Address] = Field(default_factory=list)  # empty: those of this machine
     country: str = ""  # ISO 3166: how numbers without a country code are read
     metrics: Address | None = None
     # How long live calls may go on after SIGTERM before the agent says goodbye.
@@ -133,9 +135,9 @@ class SipConfig(Section):
         _reject_repeats("codecs", self.codecs)
         _reject_repeats("trunks: name", [trunk.name for trunk in self.trunks])
         for trunk in self.trunks:
-            if trunk.registrar and trunk.transport not in self.transports:
+            if trunk.next_hop and trunk.transport not in self.transports:
                 raise ValueError(
-                    f"trunk {trunk.name!r} registers over {trunk.transport}, "
+                    f"trunk {trunk.name!r} is reached over {trunk.transport}, "
                     f"which transports does not have"
                 )
         _reject_overlaps(self.trunks)

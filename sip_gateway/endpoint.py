@@ -381,6 +381,8 @@ class Endpoint:
         config.uaConfig.threadCnt = 0
         for server in self.config.nat.stun:
             config.uaConfig.stunServer.append(str(server))
+        for address in self.config.nameservers:
+            config.uaConfig.nameserver.append(address)
         config.uaConfig.userAgent = self.config.user_agent
         media = config.medConfig
         media.clockRate = SAMPLE_RATE_HZ
@@ -458,14 +460,13 @@ class Endpoint:
         self._calls.clear()
         self._replaced.clear()
         self._delete_released()
-        for account in self._accounts.values():
-            account.shutdown()
-        self._accounts.clear()
         self._pj.audDevManager().setNoDev()  # stops the clock that calls the ports
         self._free_ports.clear()
         self._ports.clear()
         # Calls are hung up and accounts unregistered by now: do not linger for answers.
         self._pj.libDestroy(pj.PJSUA_DESTROY_NO_NETWORK)
+        # Not before: what is still under way is told to its account while PJSIP is taken down.
+        self._accounts.clear()
         self._pj = None
         if self._wake_socket is not None:
             self._wake_socket.close()

@@ -128,6 +128,15 @@ class RegistrationChanged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OptionsAnswered:
+    """What became of an OPTIONS; `by_peer` is false for a status that PJSIP made up itself."""
+
+    trunk: str
+    sip_status: int
+    by_peer: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
     """The answer to an INVITE that is not taken.
 

@@ -32,6 +32,9 @@ REGISTERED = Gauge("landline_sip_registered", "1 while the trunk is registered",
 REGISTRATION_FAILURES = Counter(
     "landline_sip_registration_failures", "Registrations that failed", ["trunk", "sip_status"]
 )
+REACHABLE = Gauge(
+    "landline_sip_trunk_reachable", "1 while the trunk's server answers OPTIONS", ["trunk"]
+)
 TRANSFERS = Counter("landline_sip_transfers", "Transfers asked for, by outcome", ["outcome"])
 DTMF_IGNORED = Counter(
     "landline_sip_dtmf_ignored",

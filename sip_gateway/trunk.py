@@ -16,6 +16,8 @@ from sip_gateway.limits import TrunkLimits
 from sip_gateway.media.settings import TrunkMedia
 from sip_gateway.nat import TrunkNat
 
+MIN_SESSION_EXPIRES_S = 90  # RFC 4028, 5
+
 
 class Transport(StrEnum):
     UDP = "udp"
@@ -44,6 +46,21 @@ class DidSource(StrEnum):
     TO = "to"
     P_CALLED_PARTY_ID = "p-called-party-id"  # RFC 7315, 4.2
     DIVERSION = "diversion"  # RFC 5806: the number that the call was diverted from
+
+
+class DialFormat(StrEnum):
+    """How a trunk wants numbers that are called through it."""
+
+    PLUS_E164 = "+e164"  # +4930123456
+    E164 = "e164"  # 4930123456
+    AS_DIALLED = "as-dialled"
+
+
+class RingWith(StrEnum):
+    """What a caller gets until the agent answers."""
+
+    RINGING = "180"  # his own network makes the tone
+    EARLY_MEDIA = "183"  # we play it (RFC 3960)
 
 
 class Server(NamedTuple):
@@ -90,10 +107,11 @@ Network = Annotated[ipaddress.IPv4Network, BeforeValidator(_parse_network), Plai
 class Trunk(Section):
     """A SIP trunk or PBX extension that may send calls."""
 
-    name: str
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     kind: TrunkKind
     registrar: ServerAddress | None = None
-    transport: Transport = Transport.UDP  # towards the registrar
+    server: ServerAddress | None = None  # gets our calls; None: the registrar
+    transport: Transport = Transport.UDP  # towards both
     username: str | None = None
     password: Secret | None = None
     allow: list[Network] = Field(default_factory=list)
@@ -101,6 +119,11 @@ class Trunk(Section):
     did_from: DidSource | None = None  # None: To where we register, else the Request-URI
     dids: list[Did] = Field(default_factory=list)
     dtmf: DtmfMode = DtmfMode.AUTO
+    ring_with: RingWith = RingWith.RINGING
+    caller_id: str = ""  # ours, on calls out
+    dial_as: DialFormat = DialFormat.PLUS_E164
+    session_expires_s: int = Field(default=1800, ge=0, le=86_400)  # RFC 4028; 0: no session timer
+    qualify_s: int = Field(default=30, ge=0, le=3600)  # an OPTIONS each so often; 0: none
     limits: TrunkLimits = TrunkLimits()
     media: TrunkMedia = TrunkMedia()
     internet: bool = False  # reached over the public internet
@@ -115,10 +138,21 @@ class Trunk(Section):
             raise ValueError(
                 f"trunk {self.name!r} registers, so it needs registrar, username and password"
             )
-        if self.kind is TrunkKind.PEER and any(credentials):
+        if self.kind is TrunkKind.PEER and self.registrar:
             raise ValueError(
                 f"trunk {self.name!r} is a peer: it is known by its address alone, so leave out "
-                'registrar, username and password, or make it kind = "registration"'
+                'registrar, or make it kind = "registration"'
+            )
+        if self.kind is TrunkKind.PEER and any(credentials) != all(
+            (self.username, self.password, self.server)
+        ):
+            raise ValueError(
+                f"trunk {self.name!r} is a peer: username and password are for the calls that we "
+                "send it, so give both, and the server that asks for them"
+            )
+        if 0 < self.session_expires_s < MIN_SESSION_EXPIRES_S:
+            raise ValueError(
+                f"trunk {self.name!r}: session_expires_s is 0 or at least {MIN_SESSION_EXPIRES_S}"
             )
         if self.kind is TrunkKind.PEER and not self.allow:
             raise ValueError(
@@ -129,6 +163,11 @@ class Trunk(Section):
         if repeated:
             raise ValueError(f"trunk {self.name!r}: dids {', '.join(repeated)} given twice")
         return self
+
+    @property
+    def next_hop(self) -> Server | None:
+        """Where requests to this trunk go; None when it only calls us."""
+        return self.server or self.registrar
 
     @property
     def did_source(self) -> DidSource:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -19,9 +20,9 @@ from sip_gateway.media.rtp_probe import RtpProbe
 from sip_gateway.media.settings import Resampler
 from sip_gateway.nat import is_probably_unreachable
 from sip_gateway.refusals import MISSING
-from sip_gateway.registration import Registration
+from sip_gateway.resolving import Resolver
 from sip_gateway.telemetry import serve_metrics
-from sip_gateway.trunk import TrunkKind
+from sip_gateway.trunk_lines import TrunkLines
 from sip_gateway.worker_status import WorkerStatus
 
 if TYPE_CHECKING:
@@ -68,8 +69,9 @@ class Worker:
         self._legs = 0
         self._metrics_port = 0
         self._agents = AgentClient(config.agent, tls, timeout_ms=config.agent_timeout_ms)
+        resolver = Resolver(config.nameservers)
         self._endpoint = Endpoint(
-            endpoint_config(config),
+            replace(endpoint_config(config), nameservers=tuple(resolver.nameservers)),
             screen=self._admission.decide,
             on_invite=self._on_invite,
             on_refused=self._on_refused,
@@ -89,11 +91,13 @@ class Worker:
             post_at_tick_end=self._endpoint.post_at_tick_end,
         )
         self._calls: dict[asyncio.Task[object], Call] = {}
-        self._registrations = [
-            Registration(trunk, self._endpoint, self._admission)
-            for trunk in config.trunks
-            if trunk.kind is TrunkKind.REGISTRATION and config.worker is None
-        ]
+        self._lines = TrunkLines(
+            config.trunks,
+            self._endpoint,
+            self._admission,
+            resolver,
+            behind_edge=config.worker is not None,
+        )
 
     @property
     def address(self) -> HostPort:
@@ -117,14 +121,13 @@ class Worker:
             nat = self._config.nat.for_trunk(trunk)
             if is_probably_unreachable(trunk, nat, media):
                 _log.warning("trunk_told_private_address", trunk=trunk.name, remedy=_SAY_WHERE)
-            if trunk.kind is TrunkKind.PEER:
-                await self._endpoint.add_account(trunk.name, accounts.peer_account(trunk))
-        for registration in self._registrations:
-            await registration.start()
-        if self._config.worker is not None:
-            await self._add_trunk_accounts()
+        await self._lines.start()
         self._tell()
         _log.info("ready", listen=str(self.address), conversations=self._admission.limit)
+
+    def renew_trunks(self) -> None:
+        """Find every trunk's server in DNS again, register and ask whether it is there, all now."""
+        self._lines.renew()
 
     async def drain(self, now: asyncio.Event) -> None:
         """Take no more calls, and let the live ones end by themselves (drain_limit_s).
@@ -135,7 +138,7 @@ class Worker:
         self._tell()
         limit_s = self._config.drain_limit_s
         _log.info("draining", calls=len(self._calls), limit_s=limit_s)
-        unregistering = asyncio.gather(*(item.stop() for item in self._registrations))
+        unregistering = asyncio.create_task(self._lines.unregister())
         await self._calls_ended(limit_s, now)
         if self._calls and not now.is_set():
             _log.warning("drain_limit_reached", calls=len(self._calls))
@@ -161,7 +164,7 @@ class Worker:
             call.end(CallResult.FAILED, "gateway_stopped")
         if self._calls:
             await asyncio.wait(self._calls, timeout=_LAST_CALLS_S)
-        await asyncio.gather(*(registration.stop() for registration in self._registrations))
+        await self._lines.stop()
         await self._endpoint.stop()
         await self._agents.close()
         await self._house.ledger.close()
@@ -188,13 +191,6 @@ class Worker:
         """On the PJSIP thread: who may put another telephone in the caller's place."""
         trunk = self._admission.trunk_of(invite)
         return None if trunk is not None and trunk.name == leg.trunk else UNKNOWN_SOURCE
-
-    async def _add_trunk_accounts(self) -> None:
-        """Accounts that answer the trunks' challenges; the edge keeps them registered."""
-        for trunk in self._config.trunks:
-            if trunk.kind is TrunkKind.REGISTRATION:
-                make = accounts.registered_account(trunk, lambda _event: None)
-                await self._endpoint.add_account(trunk.name, make)
 
     def _on_legs(self, legs: int) -> None:
         self._legs = legs
