@@ -179,7 +179,6 @@ def _registers(config: Any, trunk: Trunk, registrar: Server, *, register: bool) 
     config.regConfig.timeoutSec = _EXPIRES_S
     # Retrying is done by Registration, which also retries what PJSIP gives up on.
     config.regConfig.retryIntervalSec = 0
-    config.regConfig.disableRegOnModify = True
 
 
 def _session_timer(config: Any, expires_s: int) -> None:
