@@ -333,8 +333,7 @@ async def test_another_telephone_takes_the_callers_place(
         await dialog.bye()
         ended = await talk.agent.ended()
     assert ended.reason == "caller_hung_up"
-    first_samples = talk.agent.first_samples
-    assert first_samples == list(range(0, len(first_samples) * 320, 320))
+    assert talk.agent.gaps == 0
     await gateway.wait_for_metric("landline_sip_active_calls", 0)
 
 
