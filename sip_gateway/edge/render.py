@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from services.common.errors import ConfigError
+from sip_gateway.edge.plan import CLOSED
 from sip_gateway.trunk import TrunkKind
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ def _settings(plan: EdgePlan) -> Iterable[str]:
         "LARGEST": LARGEST_BYTES,
         "WORKERS": plan.workers,
         "WORKER_SLOTS": plan.slots,
+        "CLOSED": CLOSED,
         "WORKER_ANSWERS_MS": WORKER_ANSWERS_MS,
         "WORKER_RINGS_MS": WORKER_RINGS_MS,
     }
@@ -113,7 +115,9 @@ def _settings(plan: EdgePlan) -> Iterable[str]:
         "debug=-1",  # errors only, and those only until it runs (process.py)
         "log_stderror=yes",
         "fork=yes",
-        "socket_workers=2",
+        # One process for each socket keeps the order: with two, a BYE or a re-INVITE overtook the
+        # ACK before it. It is enough for thousands of requests a second.
+        "children=1",
         "tcp_children=1",
         "tcp_max_connections=2048",
         "tcp_connection_lifetime=3605",
@@ -135,7 +139,6 @@ def _listeners(plan: EdgePlan) -> Iterable[str]:
         advertised = plan.advertised._replace(port=tls.listen.port)
         yield "enable_tls=yes"
         yield _listen("tls", tls.listen, advertised, "outside_tls")
-    yield "socket_workers=1"
     yield f'listen=udp:{plan.inside} name "workers"'
     yield f'listen=tcp:{plan.inside} name "workers_tcp"'
 
@@ -162,7 +165,7 @@ def _modules(plan: EdgePlan) -> Iterable[str]:
     for table, options in {
         "place": "size=6",
         "worker": "size=6",
-        "load": "size=6;initval=0",
+        "load": "size=6",
         "registrar": "size=6",
         "state": "size=2",
         "count": "size=4;initval=0",

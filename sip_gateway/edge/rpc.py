@@ -38,6 +38,7 @@ class EdgeRpc:
         self._own.unlink(missing_ok=True)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._socket.bind(str(self._own))
+        self._own.chmod(0o600)
         asyncio.get_running_loop().add_reader(self._socket, self._read)
 
     def close(self) -> None:
