@@ -346,7 +346,7 @@ async def test_strangers_are_refused_before_any_worker_sees_them(
             stranger.send(method)
         assert await stranger.answers(0.3) == [403, 403, 403]
     async with asyncio.timeout(8):
-        while await fleet.metric(counter, reason="unknown_source") < refused + 3:
+        while await fleet.metric(counter, reason="unknown_source") < refused + 3:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
     assert agent.taken == taken
     assert len(fleet.logged("call_offered")) + len(fleet.logged("call_refused")) == offered
