@@ -11,7 +11,7 @@ from landline.lease.v1 import lease_pb2, lease_pb2_grpc
 from services.common.metrics import Counter, Gauge
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     Context = grpc.aio.ServicerContext[lease_pb2.HoldRequest, lease_pb2.Held]
 
@@ -20,10 +20,14 @@ _REFUSED = Counter("landline_leases_refused", "Calls for which there was no plac
 
 
 class LeaseServicer(lease_pb2_grpc.LeasesServicer):
-    """Gives `capacity` places; a caller whose connection breaks has given its place back."""
+    """Gives `capacity` places; a caller whose connection breaks has given its place back.
 
-    def __init__(self, capacity: int) -> None:
+    `refusal` says why there is no place now though not all are taken; empty when there is one.
+    """
+
+    def __init__(self, capacity: int, refusal: Callable[[], str] = lambda: "") -> None:
         self._capacity = capacity
+        self._refusal = refusal
         self.in_use = 0
 
     async def Hold(  # noqa: N802
@@ -34,6 +38,9 @@ class LeaseServicer(lease_pb2_grpc.LeasesServicer):
             await context.abort(
                 grpc.StatusCode.RESOURCE_EXHAUSTED, f"all {self._capacity} places are in use"
             )
+        if reason := self._refusal():
+            _REFUSED.inc()
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, reason)
         self.in_use += 1
         _IN_USE.set(self.in_use)
         try:

@@ -42,7 +42,7 @@ async def main(file: ConfigFile, stop: asyncio.Event) -> None:
     service = RecognitionService(engine, config, clock)
     await service.check()
     servicer = SpeechToTextServicer(service)
-    leases = LeaseServicer(config.max_streams)
+    leases = LeaseServicer(config.max_streams, service.refusal)
 
     def add_services(grpc_server: grpc.aio.Server) -> None:
         stt_pb2_grpc.add_SpeechToTextServicer_to_server(servicer, grpc_server)

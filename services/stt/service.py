@@ -134,9 +134,6 @@ class RecognitionService:
                 f"already listening to {self._sessions} calls, "
                 "the most that [stt] max_streams allows"
             )
-        if refusal := self._engine.refusal(self._sessions):
-            _REFUSED.inc()
-            raise ServiceFullError(refusal)
         self._sessions += 1
         _STREAMS.inc()
         return Session(self, self._engine, self._config, self._clock)
@@ -151,6 +148,13 @@ class RecognitionService:
         """The session is over, if it is still the one of its call."""
         if self._calls.get(call_id) is session:
             del self._calls[call_id]
+
+    def refusal(self) -> str:
+        """Why no new call should be taken now, by how busy the present ones keep the engine.
+
+        Streams are not refused for it: a call that has begun must be able to come back.
+        """
+        return self._engine.refusal(self._sessions)
 
     async def check(self) -> None:
         """Really decode something; EngineError when the engine cannot."""

@@ -17,6 +17,7 @@ from services.stt.service import (
     ProtocolError,
     RecognitionService,
     Result,
+    Resumed,
     ServiceFullError,
     Session,
 )
@@ -31,15 +32,29 @@ class Bench:
     def __init__(self) -> None:
         self.engine = FakeEngine()
         self.clock = ManualClock()
-        config = SttConfig(max_streams=2, threads=2, partial_interval_ms=300, max_utterance_s=2.0)
+        config = SttConfig(
+            max_streams=2,
+            threads=2,
+            partial_interval_ms=300,
+            max_utterance_s=2.0,
+            idle_limit_s=0.3,
+            resume_limit_s=0.5,
+        )
         self.service = RecognitionService(self.engine, config, self.clock)
         self.sessions: list[Session] = []
+        self.parked: list[asyncio.Task[None]] = []
 
-    async def session(self) -> Session:
+    async def session(self, call_id: str = "", vocabulary: Vocabulary = VOCABULARY) -> Session:
+        """With a call id, one that may be resumed."""
         session = self.service.open()
         self.sessions.append(session)
-        await session.configure(VOCABULARY)
+        await session.configure(vocabulary, call_id=call_id, resume_ms=500 if call_id else 0)
         return session
+
+    def breaks(self, session: Session) -> None:
+        """The stream of this session is lost."""
+        self.sessions.remove(session)
+        self.parked.append(asyncio.create_task(session.park()))
 
     async def idle(self) -> None:
         """Until nothing happens any more."""
@@ -54,6 +69,7 @@ async def bench() -> AsyncIterator[Bench]:
     bench.engine.go_on.set()
     for session in bench.sessions:
         await session.close()
+    await asyncio.gather(*bench.parked)
     assert bench.engine.open_utterances == 0
     bench.service.stop()
 
@@ -217,3 +233,174 @@ async def test_closing_ends_what_is_still_decoded(bench: Bench) -> None:
     async with asyncio.timeout(5):
         await closing
     assert bench.engine.open_utterances == 0
+
+
+async def test_a_broken_stream_is_taken_up_where_it_was(bench: Bench) -> None:
+    first = await bench.session("call")
+    first.begin("1", 1_000, ())
+    first.audio(spoken("good "), 1_000)
+    bench.breaks(first)
+    second = await bench.session("call")
+    second.audio(spoken("day"), 1_000 + 5 * 800)
+    second.end("1")
+    await second.finish()
+    results = await collect(second)
+    assert results[0] == Resumed(utterance_id="1", next_sample=1_000 + 5 * 800)
+    assert finals(results) == [("1", "good day")]
+
+
+async def test_an_utterance_replayed_from_its_beginning_is_not_heard_twice(bench: Bench) -> None:
+    first = await bench.session("call")
+    first.begin("1", 0, ())
+    first.audio(spoken("good "), 0)
+    await bench.idle()
+    bench.breaks(first)
+    second = await bench.session("call")
+    second.begin("1", 0, ())
+    pcm = spoken("good day")
+    for at in range(0, len(pcm), 640):
+        second.audio(pcm[at : at + 640], at // 2)
+    second.end("1")
+    await second.finish()
+    assert finals(await collect(second)) == [("1", "good day")]
+    assert sum(bench.engine.pieces) == len(pcm)
+
+
+async def test_what_was_answered_is_answered_again_and_not_decoded_again(bench: Bench) -> None:
+    first = await bench.session("call")
+    first.begin("1", 0, ())
+    first.audio(spoken("hello"))
+    first.end("1")
+    await bench.idle()
+    decoded = sum(bench.engine.pieces)
+    bench.breaks(first)
+    second = await bench.session("call")
+    second.begin("1", 0, ())
+    second.audio(spoken("hello"), 0)
+    second.end("1")
+    second.begin("2", 4_000, ())
+    second.audio(spoken("good day"), 4_000)
+    second.end("2")
+    await second.finish()
+    answers = finals(await collect(second))
+    assert set(answers) == {("1", "hello"), ("2", "good day")}
+    assert sum(bench.engine.pieces) == decoded + len(spoken("good day"))
+
+
+async def test_an_end_that_was_heard_before_the_break_is_answered_after_it(bench: Bench) -> None:
+    first = await bench.session("call")
+    bench.engine.go_on.clear()
+    first.begin("1", 0, ())
+    first.audio(spoken("hello"), 0)
+    first.end("1")
+    bench.breaks(first)
+    second = await bench.session("call")
+    second.begin("1", 0, ())
+    second.audio(spoken("hello"), 0)
+    second.end("1")
+    bench.engine.go_on.set()
+    await second.finish()
+    assert finals(await collect(second)) == [("1", "hello")]
+
+
+async def test_a_second_stream_of_a_call_ends_the_first(bench: Bench) -> None:
+    first = await bench.session("call")
+    first.begin("1", 0, ())
+    first.audio(spoken("hello"), 0)
+    second = await bench.session("call")
+    assert finals(await collect(first)) == []
+    second.end("1")
+    await second.finish()
+    assert finals(await collect(second)) == [("1", "hello")]
+
+
+async def test_nobody_resumes_what_is_not_his(bench: Bench) -> None:
+    first = await bench.session("call")
+    first.begin("1", 0, ())
+    bench.breaks(first)
+    other = Vocabulary(language="en", phrase_sets=VOCABULARY.phrase_sets)
+    for session in (await bench.session("call", other), await bench.session("another")):
+        with pytest.raises(ProtocolError, match="not open"):
+            session.end("1")
+
+
+async def test_a_call_that_does_not_come_back_is_dropped_in_the_end(bench: Bench) -> None:
+    first = await bench.session("call")
+    first.begin("1", 0, ())
+    first.audio(spoken("hello"), 0)
+    bench.breaks(first)
+    await asyncio.gather(*bench.parked)
+    assert bench.engine.open_utterances == 0
+    second = await bench.session("call")
+    with pytest.raises(ProtocolError, match="not open"):
+        second.end("1")
+
+
+async def test_a_broken_stream_gives_its_place_back_at_once(bench: Bench) -> None:
+    first, _ = await bench.session("call"), await bench.session()
+    bench.breaks(first)
+    await asyncio.sleep(0)
+    await bench.session()
+
+
+async def test_missing_audio_is_silence_and_repeated_audio_is_dropped(bench: Bench) -> None:
+    session = await bench.session()
+    session.begin("1", 0, ())
+    session.audio(spoken("he"), 0)
+    session.audio(spoken("he"), 0)
+    session.audio(spoken("xhe"), 0)
+    session.audio(spoken("llo"), 2 * 800 + 800)
+    session.end("1")
+    await session.finish()
+    [(_, text)] = finals(await collect(session))
+    assert text == ""
+    assert sum(bench.engine.pieces) == 2 * 6 * 800
+
+
+async def test_a_gap_beyond_reason_costs_five_seconds_at_most(bench: Bench) -> None:
+    session = await bench.session()
+    session.begin("1", 0, ())
+    session.audio(spoken("hello"), 2**63)
+    session.end("1")
+    await session.finish()
+    assert len(finals(await collect(session))) == 1
+    assert sum(bench.engine.pieces) <= 2 * 32_000
+
+
+async def test_an_utterance_that_nobody_feeds_is_ended(bench: Bench) -> None:
+    session = await bench.session()
+    session.begin("1", 0, ())
+    session.audio(spoken("hello"))
+    await asyncio.sleep(0.5)
+    session.audio(spoken("hello"))
+    session.end("1")
+    session.begin("2", 0, ())
+    session.audio(spoken("good day"))
+    session.end("2")
+    await session.finish()
+    assert finals(await collect(session)) == [("1", "hello"), ("2", "good day")]
+
+
+async def test_the_end_hurries_and_a_cancel_abandons(bench: Bench) -> None:
+    session = await bench.session()
+    for number in ("1", "2"):
+        session.begin(number, 0, ())
+        session.audio(spoken("hello"))
+        await bench.idle()
+        (session.end if number == "1" else session.cancel)(number)
+    await session.finish()
+    assert finals(await collect(session)) == [("1", "hello")]
+    assert bench.engine.hurried == 1
+    assert bench.engine.abandoned == 1
+
+
+async def test_a_busy_engine_takes_no_new_call(bench: Bench) -> None:
+    bench.engine.full = "too busy"
+    assert bench.service.refusal() == "too busy"
+
+
+async def test_the_check_decodes(bench: Bench) -> None:
+    await bench.service.check()
+    bench.engine.go_on.clear()
+    with pytest.raises(EngineError, match="held up"):
+        await bench.service.check()
