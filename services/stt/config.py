@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from enum import StrEnum
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from services.common.addresses import Address, HostPort
 from services.common.config import Section
+from services.stt.engines.whisper.config import WhisperConfig
 
 
 class EngineName(StrEnum):
     POCKETSPHINX = "pocketsphinx"
+    WHISPER = "whisper"
 
 
 class SttConfig(Section):
@@ -29,4 +31,16 @@ class SttConfig(Section):
     # Words that the dictionary lacks or has wrong: ARPAbet as in the CMU dictionary, for example
     # landline = "L AE N D L AY N".
     pronunciations: dict[str, str] = Field(default_factory=dict)
+    # An utterance that gets no audio for so long is over, whatever its client thinks.
+    idle_limit_s: float = Field(default=30.0, gt=0)
+    # How long at most a broken stream may be resumed; 0 turns resuming off.
+    resume_limit_s: float = Field(default=10.0, ge=0)
+    health_interval_s: float = Field(default=5.0, gt=0)  # between decodings that prove it works
+    whisper: WhisperConfig = Field(default_factory=WhisperConfig)
     metrics: Address | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SttConfig:
+        if self.engine is EngineName.WHISPER and self.whisper.model is None:
+            raise ValueError('engine = "whisper" needs whisper.model, the folder of a model')
+        return self

@@ -10,13 +10,14 @@ import grpc
 import structlog
 from landline.stt.v1 import stt_pb2, stt_pb2_grpc
 
+from services.common.audio import SAMPLE_RATE_HZ
 from services.common.errors import LandlineError
 from services.common.phrases import PhraseSet
-from services.stt.engine import EngineError, Vocabulary, VocabularyError
-from services.stt.service import Final, Partial, ProtocolError, ServiceFullError
+from services.stt.engine import EngineError, Numbers, Slot, Vocabulary, VocabularyError
+from services.stt.service import Final, Partial, ProtocolError, Resumed, ServiceFullError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterable
 
     from services.stt.service import RecognitionService, Result, Session
 
@@ -28,6 +29,14 @@ _CODES = {
     VocabularyError: grpc.StatusCode.INVALID_ARGUMENT,
     EngineError: grpc.StatusCode.INTERNAL,
 }
+_NUMBERS = {
+    stt_pb2.NUMBERS_UNSPECIFIED: Numbers.AS_HEARD,
+    stt_pb2.NUMBERS_DIGITS: Numbers.DIGITS,
+    stt_pb2.NUMBERS_SPOKEN: Numbers.SPOKEN,
+}
+_MAX_ALTERNATIVES = 8
+_MAX_HOTWORDS = 200
+_MAX_HOTWORD_LETTERS = 100
 _log = structlog.get_logger()
 
 
@@ -36,6 +45,7 @@ class SpeechToTextServicer(stt_pb2_grpc.SpeechToTextServicer):
 
     def __init__(self, service: RecognitionService) -> None:
         self._service = service
+        self._parked: set[asyncio.Task[None]] = set()
 
     async def Transcribe(  # noqa: N802
         self, request_iterator: AsyncIterator[stt_pb2.TranscribeRequest], context: Context
@@ -58,7 +68,9 @@ class SpeechToTextServicer(stt_pb2_grpc.SpeechToTextServicer):
             reading.cancel()
             with contextlib.suppress(asyncio.CancelledError, LandlineError):
                 await reading
-            await session.close()
+            parking = asyncio.create_task(session.close() if call.finished else session.park())
+            self._parked.add(parking)
+            parking.add_done_callback(self._parked.discard)
 
 
 class _Call:
@@ -67,14 +79,17 @@ class _Call:
     def __init__(self, session: Session) -> None:
         self._session = session
         self.call_id = ""
+        self.finished = False  # by the client, or by an error of its own: nothing to be resumed
 
     async def read(self, requests: AsyncIterator[stt_pb2.TranscribeRequest]) -> None:
         """Until the client has no more; an error ends the results too."""
         try:
             async for request in requests:
                 await self._take(request)
+            self.finished = True
             await self._session.finish()
         except LandlineError as error:
+            self.finished = True
             await self._session.fail(error)
         except Exception as error:
             _log.exception("request_failed", call_id=self.call_id)
@@ -83,24 +98,60 @@ class _Call:
     async def _take(self, request: stt_pb2.TranscribeRequest) -> None:
         match request.WhichOneof("request"):
             case "audio":
-                self._session.audio(request.audio.pcm)
+                audio = request.audio
+                placed = audio.HasField("first_sample")
+                self._session.audio(audio.pcm, audio.first_sample if placed else None)
             case "begin":
                 begin = request.begin
-                self._session.begin(begin.utterance_id, begin.first_sample, tuple(begin.expect))
+                self._session.begin(
+                    begin.utterance_id, begin.first_sample, tuple(begin.expect), _to_slot(begin)
+                )
             case "end":
                 self._session.end(request.end.utterance_id)
             case "cancel":
                 self._session.cancel(request.cancel.utterance_id)
             case "configure":
-                self.call_id = request.configure.call_id
-                await self._session.configure(_to_vocabulary(request.configure))
+                configure = request.configure
+                self.call_id = configure.call_id
+                if configure.sample_rate_hz not in (0, SAMPLE_RATE_HZ):
+                    raise ProtocolError(
+                        f"audio of {configure.sample_rate_hz} Hz is not taken: send 16000 Hz, "
+                        "mono, signed 16-bit little-endian"
+                    )
+                await self._session.configure(
+                    _to_vocabulary(configure),
+                    call_id=configure.call_id,
+                    resume_ms=configure.resume_ms,
+                )
             case _:
                 raise ProtocolError("an empty request, or one of a newer version")
+
+
+def _to_slot(begin: stt_pb2.Begin) -> Slot:
+    if begin.numbers not in _NUMBERS:
+        raise ProtocolError(f"{begin.numbers} is no way to write numbers")
+    return Slot(
+        closed=begin.closed,
+        hotwords=_hotwords(begin.hotwords),
+        language=begin.language,
+        numbers=_NUMBERS[begin.numbers],
+        alternatives=min(begin.alternatives, _MAX_ALTERNATIVES),
+    )
+
+
+def _hotwords(words: Iterable[str]) -> tuple[str, ...]:
+    found = tuple(words)
+    if len(found) > _MAX_HOTWORDS or any(len(word) > _MAX_HOTWORD_LETTERS for word in found):
+        raise ProtocolError(
+            f"at most {_MAX_HOTWORDS} hotwords of {_MAX_HOTWORD_LETTERS} letters are taken"
+        )
+    return found
 
 
 def _to_vocabulary(configure: stt_pb2.Configure) -> Vocabulary:
     return Vocabulary(
         language=configure.language,
+        hotwords=_hotwords(configure.hotwords),
         phrase_sets=tuple(
             PhraseSet(
                 name=item.name,
@@ -121,6 +172,12 @@ def _to_response(result: Result) -> stt_pb2.TranscribeResponse:
                     utterance_id=result.utterance_id,
                     text=result.text,
                     through_sample=result.through_sample,
+                )
+            )
+        case Resumed():
+            return stt_pb2.TranscribeResponse(
+                resumed=stt_pb2.Resumed(
+                    utterance_id=result.utterance_id, next_sample=result.next_sample
                 )
             )
         case Final():
@@ -146,4 +203,9 @@ def _to_final(final: Final) -> stt_pb2.Final:
             for word in heard.words
         ],
         decode_ms=final.decode_ms,
+        language=heard.language,
+        alternatives=[
+            stt_pb2.Alternative(text=other.text, confidence=other.confidence)
+            for other in heard.alternatives
+        ],
     )

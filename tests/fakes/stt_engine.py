@@ -8,7 +8,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from services.common import phrases
-from services.stt.engine import EngineError, HeardWord, Recognition, Vocabulary, VocabularyError
+from services.stt.engine import (
+    DEFAULT_SLOT,
+    EngineError,
+    HeardWord,
+    Recognition,
+    Slot,
+    Vocabulary,
+    VocabularyError,
+)
 
 _SAMPLES_PER_LETTER = 800
 _BREAK = "!"
@@ -28,6 +36,10 @@ class FakeEngine:
     prepared: int = 0
     open_utterances: int = 0
     pieces: list[int] = field(default_factory=list)
+    slots: list[Slot] = field(default_factory=list)
+    full: str = ""
+    abandoned: int = 0
+    hurried: int = 0
 
     def __post_init__(self) -> None:
         self.go_on.set()
@@ -38,13 +50,27 @@ class FakeEngine:
         self.prepared += 1
         return FakeRecogniser(self, vocabulary)
 
+    def threads(self, streams: int) -> int | None:
+        return None
+
+    def refusal(self, streams: int) -> str:
+        return self.full
+
+    def check(self) -> None:
+        if not self.go_on.wait(0.05):
+            raise EngineError("the fake is held up")
+
+    def close(self) -> None:
+        self.go_on.set()
+
 
 @dataclass(slots=True)
 class FakeRecogniser:
     engine: FakeEngine
     vocabulary: Vocabulary
 
-    def begin(self, expect: tuple[str, ...]) -> FakeUtterance:
+    def begin(self, expect: tuple[str, ...], slot: Slot = DEFAULT_SLOT) -> FakeUtterance:
+        self.engine.slots.append(slot)
         sets = {item.name: item.phrases for item in self.vocabulary.phrase_sets}
         for name in expect:
             if name not in sets:
@@ -83,6 +109,12 @@ class FakeUtterance:
         if text not in self.known:
             return Recognition(rejected=True, rejected_text=text, reason="unknown phrase")
         return Recognition(text=text, confidence=0.9, words=tuple(_words(text)))
+
+    def hurry(self) -> None:
+        self.engine.hurried += 1
+
+    def abandon(self) -> None:
+        self.engine.abandoned += 1
 
     def close(self) -> None:
         if not self.closed:

@@ -98,8 +98,11 @@ class Stream:
         return responses
 
     async def error(self) -> tuple[grpc.StatusCode, str]:
-        """How the server ended the stream."""
+        """How the server ended the stream; what it sent before is read and dropped."""
         async with asyncio.timeout(15):
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                while isinstance(await self._call.read(), stt_pb2.TranscribeResponse):
+                    pass
             return await self._call.code(), await self._call.details()
 
     def drop(self) -> None:

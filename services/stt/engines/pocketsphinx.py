@@ -16,7 +16,14 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from services.common.audio import BYTES_PER_SAMPLE, SAMPLE_RATE_HZ
-from services.stt.engine import HeardWord, Recognition, Vocabulary, VocabularyError
+from services.stt.engine import (
+    DEFAULT_SLOT,
+    HeardWord,
+    Recognition,
+    Slot,
+    Vocabulary,
+    VocabularyError,
+)
 from services.stt.engines.sphinx_library import FRAME_MS, Decoder, library, model_folder
 from services.stt.grammar import Grammar
 from services.stt.pronunciation import Pronunciations
@@ -40,6 +47,7 @@ _MAX_VOCABULARIES = 16
 _MAX_IDLE_DECODERS = 4
 _MAX_GRAMMARS = 32
 _PHONE_LOOP = "phones"
+_CHECKED_PCM = bytes(SAMPLE_RATE_HZ * BYTES_PER_SAMPLE // 4)
 
 
 class PocketSphinxEngine:
@@ -67,6 +75,23 @@ class PocketSphinxEngine:
                 self._recognisers.popitem(last=False)
             return found
 
+    def threads(self, streams: int) -> int | None:
+        return None
+
+    def refusal(self, streams: int) -> str:
+        return ""
+
+    def check(self) -> None:
+        decoder = self._phone_loops.take()
+        means = self._phone_loops.means(_CHECKED_PCM)
+        decoder.start(_PHONE_LOOP, means)
+        decoder.process(_CHECKED_PCM)
+        decoder.end()
+        self._phone_loops.take_back(decoder)
+
+    def close(self) -> None:
+        """Nothing runs between calls."""
+
     def _compile(self, vocabulary: Vocabulary) -> GrammarRecogniser:
         grammar = Grammar(vocabulary.phrase_sets)
         ways = self._pronunciations.of(grammar.words)
@@ -89,7 +114,7 @@ class GrammarRecogniser:
         self._margin = margin
         self._idle = [self._new_decoder()]
 
-    def begin(self, expect: tuple[str, ...]) -> GrammarUtterance:
+    def begin(self, expect: tuple[str, ...], slot: Slot = DEFAULT_SLOT) -> GrammarUtterance:
         roots = self._grammar.roots(expect)
         try:
             decoder = self._idle.pop()
@@ -205,6 +230,12 @@ class GrammarUtterance:
             self._start()
         self._end()
         return self._judge()
+
+    def hurry(self) -> None:
+        """Nothing here takes longer than the piece in hand."""
+
+    def abandon(self) -> None:
+        """The same."""
 
     def close(self) -> None:
         if self._closed:

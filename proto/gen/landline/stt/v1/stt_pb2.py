@@ -24,35 +24,41 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19landline/stt/v1/stt.proto\x12\x0flandline.stt.v1\"\xf1\x01\n\x11TranscribeRequest\x12/\n\tconfigure\x18\x01 \x01(\x0b\x32\x1a.landline.stt.v1.ConfigureH\x00\x12\'\n\x05\x62\x65gin\x18\x02 \x01(\x0b\x32\x16.landline.stt.v1.BeginH\x00\x12\'\n\x05\x61udio\x18\x03 \x01(\x0b\x32\x16.landline.stt.v1.AudioH\x00\x12#\n\x03\x65nd\x18\x04 \x01(\x0b\x32\x14.landline.stt.v1.EndH\x00\x12)\n\x06\x63\x61ncel\x18\x05 \x01(\x0b\x32\x17.landline.stt.v1.CancelH\x00\x42\t\n\x07request\"_\n\tConfigure\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x10\n\x08language\x18\x02 \x01(\t\x12/\n\x0bphrase_sets\x18\x03 \x03(\x0b\x32\x1a.landline.stt.v1.PhraseSet\"T\n\tPhraseSet\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07phrases\x18\x02 \x03(\t\x12\x13\n\x0bmin_repeats\x18\x03 \x01(\r\x12\x13\n\x0bmax_repeats\x18\x04 \x01(\r\"C\n\x05\x42\x65gin\x12\x14\n\x0cutterance_id\x18\x01 \x01(\t\x12\x14\n\x0c\x66irst_sample\x18\x02 \x01(\x04\x12\x0e\n\x06\x65xpect\x18\x03 \x03(\t\"*\n\x05\x41udio\x12\x14\n\x0c\x66irst_sample\x18\x01 \x01(\x04\x12\x0b\n\x03pcm\x18\x02 \x01(\x0c\"\x1b\n\x03\x45nd\x12\x14\n\x0cutterance_id\x18\x01 \x01(\t\"\x1e\n\x06\x43\x61ncel\x12\x14\n\x0cutterance_id\x18\x01 \x01(\t\"v\n\x12TranscribeResponse\x12+\n\x07partial\x18\x01 \x01(\x0b\x32\x18.landline.stt.v1.PartialH\x00\x12\'\n\x05\x66inal\x18\x02 \x01(\x0b\x32\x16.landline.stt.v1.FinalH\x00\x42\n\n\x08response\"E\n\x07Partial\x12\x14\n\x0cutterance_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x16\n\x0ethrough_sample\x18\x03 \x01(\x04\"\xb1\x01\n\x05\x46inal\x12\x14\n\x0cutterance_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x12\n\nconfidence\x18\x03 \x01(\x02\x12\x10\n\x08rejected\x18\x04 \x01(\x08\x12\x15\n\rrejected_text\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12$\n\x05words\x18\x07 \x03(\x0b\x32\x15.landline.stt.v1.Word\x12\x11\n\tdecode_ms\x18\x08 \x01(\r\"J\n\x04Word\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x10\n\x08start_ms\x18\x02 \x01(\r\x12\x0e\n\x06\x65nd_ms\x18\x03 \x01(\r\x12\x12\n\nconfidence\x18\x04 \x01(\x02\x32i\n\x0cSpeechToText\x12Y\n\nTranscribe\x12\".landline.stt.v1.TranscribeRequest\x1a#.landline.stt.v1.TranscribeResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19landline/stt/v1/stt.proto\x12\x0flandline.stt.v1\"\xf1\x01\n\x11TranscribeRequest\x12/\n\tconfigure\x18\x01 \x01(\x0b\x32\x1a.landline.stt.v1.ConfigureH\x00\x12\'\n\x05\x62\x65gin\x18\x02 \x01(\x0b\x32\x16.landline.stt.v1.BeginH\x00\x12\'\n\x05\x61udio\x18\x03 \x01(\x0b\x32\x16.landline.stt.v1.AudioH\x00\x12#\n\x03\x65nd\x18\x04 \x01(\x0b\x32\x14.landline.stt.v1.EndH\x00\x12)\n\x06\x63\x61ncel\x18\x05 \x01(\x0b\x32\x17.landline.stt.v1.CancelH\x00\x42\t\n\x07request\"\x9c\x01\n\tConfigure\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x10\n\x08language\x18\x02 \x01(\t\x12/\n\x0bphrase_sets\x18\x03 \x03(\x0b\x32\x1a.landline.stt.v1.PhraseSet\x12\x10\n\x08hotwords\x18\x04 \x03(\t\x12\x11\n\tresume_ms\x18\x05 \x01(\r\x12\x16\n\x0esample_rate_hz\x18\x06 \x01(\r\"T\n\tPhraseSet\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07phrases\x18\x02 \x03(\t\x12\x13\n\x0bmin_repeats\x18\x03 \x01(\r\x12\x13\n\x0bmax_repeats\x18\x04 \x01(\r\"\xb8\x01\n\x05\x42\x65gin\x12\x14\n\x0cutterance_id\x18\x01 \x01(\t\x12\x14\n\x0c\x66irst_sample\x18\x02 \x01(\x04\x12\x0e\n\x06\x65xpect\x18\x03 \x03(\t\x12\x0e\n\x06\x63losed\x18\x04 \x01(\x08\x12\x10\n\x08hotwords\x18\x05 \x03(\t\x12\x10\n\x08language\x18\x06 \x01(\t\x12)\n\x07numbers\x18\x07 \x01(\x0e\x32\x18.landline.stt.v1.Numbers\x12\x14\n\x0c\x61lternatives\x18\x08 \x01(\r\"@\n\x05\x41udio\x12\x19\n\x0c\x66irst_sample\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12\x0b\n\x03pcm\x18\x02 \x01(\x0c\x42\x0f\n\r_first_sample\"\x1b\n\x03\x45nd\x12\x14\n\x0cutterance_id\x18\x01 \x01(\t\"\x1e\n\x06\x43\x61ncel\x12\x14\n\x0cutterance_id\x18\x01 \x01(\t\"\xa3\x01\n\x12TranscribeResponse\x12+\n\x07partial\x18\x01 \x01(\x0b\x32\x18.landline.stt.v1.PartialH\x00\x12\'\n\x05\x66inal\x18\x02 \x01(\x0b\x32\x16.landline.stt.v1.FinalH\x00\x12+\n\x07resumed\x18\x03 \x01(\x0b\x32\x18.landline.stt.v1.ResumedH\x00\x42\n\n\x08response\"4\n\x07Resumed\x12\x14\n\x0cutterance_id\x18\x01 \x01(\t\x12\x13\n\x0bnext_sample\x18\x02 \x01(\x04\"E\n\x07Partial\x12\x14\n\x0cutterance_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x16\n\x0ethrough_sample\x18\x03 \x01(\x04\"\xf7\x01\n\x05\x46inal\x12\x14\n\x0cutterance_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x12\n\nconfidence\x18\x03 \x01(\x02\x12\x10\n\x08rejected\x18\x04 \x01(\x08\x12\x15\n\rrejected_text\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12$\n\x05words\x18\x07 \x03(\x0b\x32\x15.landline.stt.v1.Word\x12\x11\n\tdecode_ms\x18\x08 \x01(\r\x12\x10\n\x08language\x18\t \x01(\t\x12\x32\n\x0c\x61lternatives\x18\n \x03(\x0b\x32\x1c.landline.stt.v1.Alternative\"/\n\x0b\x41lternative\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x12\n\nconfidence\x18\x02 \x01(\x02\"J\n\x04Word\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x10\n\x08start_ms\x18\x02 \x01(\r\x12\x0e\n\x06\x65nd_ms\x18\x03 \x01(\r\x12\x12\n\nconfidence\x18\x04 \x01(\x02*J\n\x07Numbers\x12\x17\n\x13NUMBERS_UNSPECIFIED\x10\x00\x12\x12\n\x0eNUMBERS_DIGITS\x10\x01\x12\x12\n\x0eNUMBERS_SPOKEN\x10\x02\x32i\n\x0cSpeechToText\x12Y\n\nTranscribe\x12\".landline.stt.v1.TranscribeRequest\x1a#.landline.stt.v1.TranscribeResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'landline.stt.v1.stt_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_NUMBERS']._serialized_start=1515
+  _globals['_NUMBERS']._serialized_end=1589
   _globals['_TRANSCRIBEREQUEST']._serialized_start=47
   _globals['_TRANSCRIBEREQUEST']._serialized_end=288
-  _globals['_CONFIGURE']._serialized_start=290
-  _globals['_CONFIGURE']._serialized_end=385
-  _globals['_PHRASESET']._serialized_start=387
-  _globals['_PHRASESET']._serialized_end=471
-  _globals['_BEGIN']._serialized_start=473
-  _globals['_BEGIN']._serialized_end=540
-  _globals['_AUDIO']._serialized_start=542
-  _globals['_AUDIO']._serialized_end=584
-  _globals['_END']._serialized_start=586
-  _globals['_END']._serialized_end=613
-  _globals['_CANCEL']._serialized_start=615
-  _globals['_CANCEL']._serialized_end=645
-  _globals['_TRANSCRIBERESPONSE']._serialized_start=647
-  _globals['_TRANSCRIBERESPONSE']._serialized_end=765
-  _globals['_PARTIAL']._serialized_start=767
-  _globals['_PARTIAL']._serialized_end=836
-  _globals['_FINAL']._serialized_start=839
-  _globals['_FINAL']._serialized_end=1016
-  _globals['_WORD']._serialized_start=1018
-  _globals['_WORD']._serialized_end=1092
-  _globals['_SPEECHTOTEXT']._serialized_start=1094
-  _globals['_SPEECHTOTEXT']._serialized_end=1199
+  _globals['_CONFIGURE']._serialized_start=291
+  _globals['_CONFIGURE']._serialized_end=447
+  _globals['_PHRASESET']._serialized_start=449
+  _globals['_PHRASESET']._serialized_end=533
+  _globals['_BEGIN']._serialized_start=536
+  _globals['_BEGIN']._serialized_end=720
+  _globals['_AUDIO']._serialized_start=722
+  _globals['_AUDIO']._serialized_end=786
+  _globals['_END']._serialized_start=788
+  _globals['_END']._serialized_end=815
+  _globals['_CANCEL']._serialized_start=817
+  _globals['_CANCEL']._serialized_end=847
+  _globals['_TRANSCRIBERESPONSE']._serialized_start=850
+  _globals['_TRANSCRIBERESPONSE']._serialized_end=1013
+  _globals['_RESUMED']._serialized_start=1015
+  _globals['_RESUMED']._serialized_end=1067
+  _globals['_PARTIAL']._serialized_start=1069
+  _globals['_PARTIAL']._serialized_end=1138
+  _globals['_FINAL']._serialized_start=1141
+  _globals['_FINAL']._serialized_end=1388
+  _globals['_ALTERNATIVE']._serialized_start=1390
+  _globals['_ALTERNATIVE']._serialized_end=1437
+  _globals['_WORD']._serialized_start=1439
+  _globals['_WORD']._serialized_end=1513
+  _globals['_SPEECHTOTEXT']._serialized_start=1591
+  _globals['_SPEECHTOTEXT']._serialized_end=1696
 # @@protoc_insertion_point(module_scope)

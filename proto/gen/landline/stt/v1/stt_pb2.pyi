@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -17,6 +18,30 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _Numbers:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _NumbersEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Numbers.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    NUMBERS_UNSPECIFIED: _Numbers.ValueType  # 0
+    """as the engine heard them"""
+    NUMBERS_DIGITS: _Numbers.ValueType  # 1
+    """"4271" """
+    NUMBERS_SPOKEN: _Numbers.ValueType  # 2
+    """"four two seven one" """
+
+class Numbers(_Numbers, metaclass=_NumbersEnumTypeWrapper):
+    """How numbers are written in the text."""
+
+NUMBERS_UNSPECIFIED: Numbers.ValueType  # 0
+"""as the engine heard them"""
+NUMBERS_DIGITS: Numbers.ValueType  # 1
+""""4271" """
+NUMBERS_SPOKEN: Numbers.ValueType  # 2
+""""four two seven one" """
+Global___Numbers: _TypeAlias = Numbers  # noqa: Y015
 
 @_typing.final
 class TranscribeRequest(_message.Message):
@@ -63,21 +88,35 @@ class Configure(_message.Message):
     CALL_ID_FIELD_NUMBER: _builtins.int
     LANGUAGE_FIELD_NUMBER: _builtins.int
     PHRASE_SETS_FIELD_NUMBER: _builtins.int
+    HOTWORDS_FIELD_NUMBER: _builtins.int
+    RESUME_MS_FIELD_NUMBER: _builtins.int
+    SAMPLE_RATE_HZ_FIELD_NUMBER: _builtins.int
     call_id: _builtins.str
     language: _builtins.str
     """BCP 47"""
+    resume_ms: _builtins.int
+    """how long to keep what is under way when the stream breaks; 0: not"""
+    sample_rate_hz: _builtins.int
+    """0 or 16000; anything else is refused"""
     @_builtins.property
     def phrase_sets(self) -> _containers.RepeatedCompositeFieldContainer[Global___PhraseSet]: ...
+    @_builtins.property
+    def hotwords(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """names and terms that are likely in the whole call"""
+
     def __init__(
         self,
         *,
         call_id: _builtins.str = ...,
         language: _builtins.str = ...,
         phrase_sets: _abc.Iterable[Global___PhraseSet] | None = ...,
+        hotwords: _abc.Iterable[_builtins.str] | None = ...,
+        resume_ms: _builtins.int = ...,
+        sample_rate_hz: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "language", b"language", "phrase_sets", b"phrase_sets"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "hotwords", b"hotwords", "language", b"language", "phrase_sets", b"phrase_sets", "resume_ms", b"resume_ms", "sample_rate_hz", b"sample_rate_hz"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -125,12 +164,28 @@ class Begin(_message.Message):
     UTTERANCE_ID_FIELD_NUMBER: _builtins.int
     FIRST_SAMPLE_FIELD_NUMBER: _builtins.int
     EXPECT_FIELD_NUMBER: _builtins.int
+    CLOSED_FIELD_NUMBER: _builtins.int
+    HOTWORDS_FIELD_NUMBER: _builtins.int
+    LANGUAGE_FIELD_NUMBER: _builtins.int
+    NUMBERS_FIELD_NUMBER: _builtins.int
+    ALTERNATIVES_FIELD_NUMBER: _builtins.int
     utterance_id: _builtins.str
     first_sample: _builtins.int
     """position in the call"""
+    closed: _builtins.bool
+    """reject what resembles no expected phrase; grammar engines always do"""
+    language: _builtins.str
+    """instead of the call's"""
+    numbers: Global___Numbers.ValueType
+    alternatives: _builtins.int
+    """how many further guesses are wanted, at most 8"""
     @_builtins.property
     def expect(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """names of the phrase sets that may be said now; empty: all"""
+
+    @_builtins.property
+    def hotwords(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """beside the call's"""
 
     def __init__(
         self,
@@ -138,10 +193,15 @@ class Begin(_message.Message):
         utterance_id: _builtins.str = ...,
         first_sample: _builtins.int = ...,
         expect: _abc.Iterable[_builtins.str] | None = ...,
+        closed: _builtins.bool = ...,
+        hotwords: _abc.Iterable[_builtins.str] | None = ...,
+        language: _builtins.str = ...,
+        numbers: Global___Numbers.ValueType = ...,
+        alternatives: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expect", b"expect", "first_sample", b"first_sample", "utterance_id", b"utterance_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alternatives", b"alternatives", "closed", b"closed", "expect", b"expect", "first_sample", b"first_sample", "hotwords", b"hotwords", "language", b"language", "numbers", b"numbers", "utterance_id", b"utterance_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -154,18 +214,21 @@ class Audio(_message.Message):
     FIRST_SAMPLE_FIELD_NUMBER: _builtins.int
     PCM_FIELD_NUMBER: _builtins.int
     first_sample: _builtins.int
+    """position in the call; absent: follows the audio before"""
     pcm: _builtins.bytes
     def __init__(
         self,
         *,
-        first_sample: _builtins.int = ...,
+        first_sample: _builtins.int | None = ...,
         pcm: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_first_sample", b"_first_sample", "first_sample", b"first_sample"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_sample", b"first_sample", "pcm", b"pcm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_sample", b"_first_sample", "first_sample", b"first_sample", "pcm", b"pcm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__first_sample: _TypeAlias = _typing.Literal["first_sample"]  # noqa: Y015
+    _WhichOneofArgType__first_sample: _TypeAlias = _typing.Literal["_first_sample", b"_first_sample"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__first_sample) -> _WhichOneofReturnType__first_sample | None: ...
 
 Global___Audio: _TypeAlias = Audio  # noqa: Y015
 
@@ -213,25 +276,54 @@ class TranscribeResponse(_message.Message):
 
     PARTIAL_FIELD_NUMBER: _builtins.int
     FINAL_FIELD_NUMBER: _builtins.int
+    RESUMED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def partial(self) -> Global___Partial: ...
     @_builtins.property
     def final(self) -> Global___Final: ...
+    @_builtins.property
+    def resumed(self) -> Global___Resumed: ...
     def __init__(
         self,
         *,
         partial: Global___Partial | None = ...,
         final: Global___Final | None = ...,
+        resumed: Global___Resumed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["final", b"final", "partial", b"partial", "response", b"response"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["final", b"final", "partial", b"partial", "response", b"response", "resumed", b"resumed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["final", b"final", "partial", b"partial", "response", b"response"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["final", b"final", "partial", b"partial", "response", b"response", "resumed", b"resumed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_response: _TypeAlias = _typing.Literal["partial", "final"]  # noqa: Y015
+    _WhichOneofReturnType_response: _TypeAlias = _typing.Literal["partial", "final", "resumed"]  # noqa: Y015
     _WhichOneofArgType_response: _TypeAlias = _typing.Literal["response", b"response"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_response) -> _WhichOneofReturnType_response | None: ...
 
 Global___TranscribeResponse: _TypeAlias = TranscribeResponse  # noqa: Y015
+
+@_typing.final
+class Resumed(_message.Message):
+    """What the service still has of an utterance of a stream that broke."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UTTERANCE_ID_FIELD_NUMBER: _builtins.int
+    NEXT_SAMPLE_FIELD_NUMBER: _builtins.int
+    utterance_id: _builtins.str
+    next_sample: _builtins.int
+    """the first one that is missing"""
+    def __init__(
+        self,
+        *,
+        utterance_id: _builtins.str = ...,
+        next_sample: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_sample", b"next_sample", "utterance_id", b"utterance_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Resumed: _TypeAlias = Resumed  # noqa: Y015
 
 @_typing.final
 class Partial(_message.Message):
@@ -270,6 +362,8 @@ class Final(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     WORDS_FIELD_NUMBER: _builtins.int
     DECODE_MS_FIELD_NUMBER: _builtins.int
+    LANGUAGE_FIELD_NUMBER: _builtins.int
+    ALTERNATIVES_FIELD_NUMBER: _builtins.int
     utterance_id: _builtins.str
     text: _builtins.str
     """empty when nothing was said or it was rejected"""
@@ -283,8 +377,12 @@ class Final(_message.Message):
     """why rejected"""
     decode_ms: _builtins.int
     """engine time after End arrived"""
+    language: _builtins.str
+    """ISO 639-1, where the engine knows it"""
     @_builtins.property
     def words(self) -> _containers.RepeatedCompositeFieldContainer[Global___Word]: ...
+    @_builtins.property
+    def alternatives(self) -> _containers.RepeatedCompositeFieldContainer[Global___Alternative]: ...
     def __init__(
         self,
         *,
@@ -296,14 +394,38 @@ class Final(_message.Message):
         reason: _builtins.str = ...,
         words: _abc.Iterable[Global___Word] | None = ...,
         decode_ms: _builtins.int = ...,
+        language: _builtins.str = ...,
+        alternatives: _abc.Iterable[Global___Alternative] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["confidence", b"confidence", "decode_ms", b"decode_ms", "reason", b"reason", "rejected", b"rejected", "rejected_text", b"rejected_text", "text", b"text", "utterance_id", b"utterance_id", "words", b"words"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alternatives", b"alternatives", "confidence", b"confidence", "decode_ms", b"decode_ms", "language", b"language", "reason", b"reason", "rejected", b"rejected", "rejected_text", b"rejected_text", "text", b"text", "utterance_id", b"utterance_id", "words", b"words"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Final: _TypeAlias = Final  # noqa: Y015
+
+@_typing.final
+class Alternative(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    confidence: _builtins.float
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        confidence: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confidence", b"confidence", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Alternative: _TypeAlias = Alternative  # noqa: Y015
 
 @_typing.final
 class Word(_message.Message):

@@ -49,6 +49,11 @@ class SpeechToTextServicer:
     def Transcribe(self, request_iterator, context):
         """One stream per call. First `configure`, then any number of utterances, each
         begin, audio..., end | cancel. Every ended utterance gets exactly one Final.
+
+        A stream that breaks can be resumed by another one with the same call_id, if `resume_ms` was
+        set: the service says in Resumed what it has, and the client may send from there on, or begin
+        and replay the whole utterance; audio known already is dropped by its position, and an utterance
+        that was answered is answered again, without being decoded again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

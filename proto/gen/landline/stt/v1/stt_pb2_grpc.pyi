@@ -36,6 +36,11 @@ class SpeechToTextStub:
     Transcribe: _grpc.StreamStreamMultiCallable[_stt_pb2.TranscribeRequest, _stt_pb2.TranscribeResponse]
     """One stream per call. First `configure`, then any number of utterances, each
     begin, audio..., end | cancel. Every ended utterance gets exactly one Final.
+
+    A stream that breaks can be resumed by another one with the same call_id, if `resume_ms` was
+    set: the service says in Resumed what it has, and the client may send from there on, or begin
+    and replay the whole utterance; audio known already is dropped by its position, and an utterance
+    that was answered is answered again, without being decoded again.
     """
 
 @_typing.type_check_only
@@ -46,6 +51,11 @@ class SpeechToTextAsyncStub(SpeechToTextStub):
     Transcribe: _aio.StreamStreamMultiCallable[_stt_pb2.TranscribeRequest, _stt_pb2.TranscribeResponse]  # type: ignore[assignment]
     """One stream per call. First `configure`, then any number of utterances, each
     begin, audio..., end | cancel. Every ended utterance gets exactly one Final.
+
+    A stream that breaks can be resumed by another one with the same call_id, if `resume_ms` was
+    set: the service says in Resumed what it has, and the client may send from there on, or begin
+    and replay the whole utterance; audio known already is dropped by its position, and an utterance
+    that was answered is answered again, without being decoded again.
     """
 
 class SpeechToTextServicer(metaclass=_abc_1.ABCMeta):
@@ -59,6 +69,11 @@ class SpeechToTextServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_stt_pb2.TranscribeResponse], _abc.AsyncIterator[_stt_pb2.TranscribeResponse]]:
         """One stream per call. First `configure`, then any number of utterances, each
         begin, audio..., end | cancel. Every ended utterance gets exactly one Final.
+
+        A stream that breaks can be resumed by another one with the same call_id, if `resume_ms` was
+        set: the service says in Resumed what it has, and the client may send from there on, or begin
+        and replay the whole utterance; audio known already is dropped by its position, and an utterance
+        that was answered is answered again, without being decoded again.
         """
 
 def add_SpeechToTextServicer_to_server(servicer: SpeechToTextServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
