@@ -23,6 +23,7 @@ from rich.text import Text
 from services.common import config, logging
 from services.common.errors import ConfigError, LandlineError
 from services.common.process import EXIT_CONFIG
+from services.model_store.commands import app as models
 from services.stack import state_path
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 audit = typer.Typer(help="Check the local record of what happened.", no_args_is_help=True)
 app.add_typer(audit, name="audit")
+app.add_typer(models, name="models")
 
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", help="The landline.toml to use.", show_default=True)
