@@ -35,6 +35,7 @@ _NUMBERS = {
     stt_pb2.NUMBERS_SPOKEN: Numbers.SPOKEN,
 }
 _MAX_ALTERNATIVES = 8
+_BREAK_SHOWS_S = 0.02
 _MAX_HOTWORDS = 200
 _MAX_HOTWORD_LETTERS = 100
 _log = structlog.get_logger()
@@ -86,6 +87,9 @@ class _Call:
         try:
             async for request in requests:
                 await self._take(request)
+            # A stream that breaks ends its requests like one that is finished; only then is this
+            # task cancelled.
+            await asyncio.sleep(_BREAK_SHOWS_S)
             self.finished = True
             await self._session.finish()
         except LandlineError as error:
