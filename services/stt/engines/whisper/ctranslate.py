@@ -55,7 +55,7 @@ class CTranslateDecoder:
     ) -> None:
         check_folder(folder)
         try:
-            self._model = ctranslate2.models.Whisper(
+            self.model = ctranslate2.models.Whisper(
                 str(folder),
                 device=device,
                 device_index=device_index,
@@ -65,11 +65,11 @@ class CTranslateDecoder:
             )
         except (RuntimeError, ValueError) as error:
             raise ConfigError(f"the model in {folder} cannot be loaded: {error}") from error
-        self._mels = int(self._model.n_mels)
+        self._mels = int(self.model.n_mels)
         if self._mels not in _MEL_SIZES:
             raise ConfigError(f"the model in {folder} takes {self._mels} mel bands, not 80 or 128")
         self._tokens = WhisperTokens(
-            folder / "tokenizer.json", multilingual=self._model.is_multilingual
+            folder / "tokenizer.json", multilingual=self.model.is_multilingual
         )
 
     @property
@@ -88,14 +88,14 @@ class CTranslateDecoder:
 
     def _decode(self, requests: Sequence[Request]) -> list[Decoded]:
         features = np.stack([pad(request.features, request.frames) for request in requests])
-        encoded = self._model.encode(ctranslate2.StorageView.from_array(features))
+        encoded = self.model.encode(ctranslate2.StorageView.from_array(features))
         languages = self._languages(requests, encoded)
         prompts = [
             self._with_language(request, language).tokens
             for request, language in zip(requests, languages, strict=True)
         ]
         limits = [self._limit(request) for request in requests]
-        results = self._model.generate(
+        results = self.model.generate(
             encoded,
             prompts,
             beam_size=requests[0].beam,
@@ -120,7 +120,7 @@ class CTranslateDecoder:
             return [request.language for request in requests]
         if not self._tokens.multilingual:
             return ["en"] * len(requests)
-        found = self._model.detect_language(encoded)
+        found = self.model.detect_language(encoded)
         return [
             request.language or ranked[0][0].strip("<|>")
             for request, ranked in zip(requests, found, strict=True)
@@ -161,7 +161,7 @@ class CTranslateDecoder:
                 want and item.language == language
                 for item, want in zip(decoded, wanted, strict=True)
             ]
-            alignments = self._model.align(
+            alignments = self.model.align(
                 encoded,
                 list(self._tokens.task(language)[:-1]),
                 [

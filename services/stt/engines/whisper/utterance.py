@@ -1,7 +1,9 @@
 """One utterance: heard piece by piece, guessed at while it lasts, decoded for good at its end.
 
-Only what lies around the voice is decoded. When the speaker pauses, the final pass begins at once;
-if nothing is said after that, its result is the answer, and is there when the turn is over.
+Only what lies around the voice is decoded. Partials look at the last few words and at what is new:
+what two of them have agreed on, but for its last words, is settled and left out of the next one.
+When the speaker pauses, the final pass begins at once; if nothing is said after that, its result is
+the answer, and is there when the turn is over.
 """
 
 from __future__ import annotations
@@ -46,6 +48,9 @@ _FULL_FRAMES = MAX_WINDOW_S * FRAMES_PER_S
 _CUT_AFTER_MS = 20_000.0  # from here on a pause is looked for
 _CUT_AT_MS = 28_000.0
 _CUT_PAUSE_MS = 250.0
+_TRIM_FROM_TOKENS = 8  # so much must be agreed on before any of it is left out
+_KEPT_WORDS = 2  # of it stay in front of what is new
+_KEPT_FRAMES = FRAMES_PER_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +73,15 @@ class _Window:
     @property
     def ms(self) -> int:
         return (self.end - self.first) * FRAME_MS
+
+
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    """What partials look at no more: text before the last cut, tokens after it, and their end."""
+
+    text: str = ""
+    tokens: tuple[int, ...] = ()
+    end_frame: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +116,7 @@ class WhisperUtterance:
         self._begin_ms = 0.0  # of the part that is not cut off yet
         self._cut: list[_Pass] = []
         self._early: _Pass | None = None
+        self._settled = _Settled()
         self._agreement = Agreement()
         self._partial_text = ""
         self._partial: Ticket | None = None
@@ -119,8 +134,8 @@ class WhisperUtterance:
         window = self._window(to_voice_end=False)
         if window is None or self._hurried or self._abandoned:
             return self._partial_text
-        prefix = self._agreement.agreed
-        request = self._request(window, prefix=prefix, final=False)
+        window = _Window(max(window.first, self._settled.end_frame), window.end)
+        request = self._request(window, prefix=self._agreement.agreed, final=False)
         self._partial = self._batcher.submit(
             request, Kind.PARTIAL, self._stream, self._config.partial_age_ms
         )
@@ -133,8 +148,24 @@ class WhisperUtterance:
             guess = decoded.hypotheses[0].tokens
             if not self._doubted(decoded, self._voice_ms()):
                 self._agreement = self._agreement.after(guess, self._tokens.begins_word)
-                self._partial_text = self._tokens.decode(guess).strip()
+                text = self._tokens.decode((*self._settled.tokens, *guess)).strip()
+                self._partial_text = f"{self._settled.text} {text}".strip()
+                self._settle(decoded, window)
         return self._partial_text
+
+    def _settle(self, decoded: Decoded, window: _Window) -> None:
+        """Leave out of later partials what is agreed on, but for its last words."""
+        agreed, guess = self._agreement.agreed, self._agreement.guess
+        words = [at for at, token in enumerate(agreed) if self._tokens.begins_word(token)]
+        if not decoded.times or len(words) <= _KEPT_WORDS or guess[: len(agreed)] != agreed:
+            return
+        kept = words[-_KEPT_WORDS]
+        end_frame = window.first + decoded.times[kept].start_ms // FRAME_MS
+        if not window.first < end_frame <= window.end - _KEPT_FRAMES:
+            return
+        tokens = (*self._settled.tokens, *agreed[:kept])
+        self._settled = _Settled(self._settled.text, tokens, end_frame)
+        self._agreement = Agreement(agreed[kept:], guess[kept:])
 
     def finish(self) -> Recognition:
         passes = [*self._cut]
@@ -196,6 +227,7 @@ class WhisperUtterance:
         voice_ms = self._voice.voice_ms(self._begin_ms, cut_ms)
         self._cut.append(self._begin_pass(window, Kind.EARLY_FINAL, voice_ms))
         self._begin_ms = cut_ms
+        self._settled = _Settled(self._partial_text)
         self._agreement = Agreement()
         self._early = None
         _SPLIT.inc()
@@ -256,7 +288,7 @@ class WhisperUtterance:
             max_tokens=max(allowed - len(prefix), _SPARE_TOKENS),
             beam=beam,
             hypotheses=beam if several else 1,
-            align=final and config.word_times,
+            align=config.word_times if final else len(prefix) >= _TRIM_FROM_TOKENS,
         )
 
     def _padded(self, frames: int) -> int:
