@@ -75,6 +75,7 @@ class PjAccount(pj.Account):  # type: ignore[misc]
 
     def _registration_changed(self, prm: Any) -> None:
         status = int(prm.code)
+        self._endpoint.alg.answer(self._name, prm.rdata)
         self._endpoint.post(
             self._on_registration,
             RegistrationChanged(

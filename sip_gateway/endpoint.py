@@ -22,6 +22,7 @@ from services.common.addresses import HostPort
 from services.common.audio import FRAME_MS, SAMPLE_RATE_HZ
 from services.common.errors import ConfigError, LandlineError
 from sip_gateway import symmetric
+from sip_gateway.alg_watch import AlgWatch
 from sip_gateway.config import Codec, EndpointConfig
 from sip_gateway.leg import Leg, PjCall
 from sip_gateway.mailbox import Mailbox
@@ -121,6 +122,7 @@ class Endpoint:
         self._wake_socket: socket.socket | None = None
         self._numbers = itertools.count(1)
         # Below: PJSIP thread only.
+        self.alg = AlgWatch()
         self._pj: Any = None
         self._calls: dict[int, PjCall] = {}
         self._screened: tuple[Invite, Refusal | None] = (parse_invite("", ""), None)
@@ -263,6 +265,7 @@ class Endpoint:
             self.post(self._on_refused, invite, refusal.sip_status, refusal.why)
             call.send_refusal(refusal)
             return
+        self.alg.request(terms.account, prm.rdata)
         if terms.answer_source:
             call.route_back = symmetric.route_back(prm.rdata.wholeMsg, prm.rdata.srcAddress)
         self.post(self._on_invite, leg, invite)

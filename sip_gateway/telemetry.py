@@ -70,6 +70,11 @@ RECORDER_ERRORS = Counter("landline_sip_recorder_errors", "Recordings that faile
 RTP_STRANGERS = Counter(
     "landline_sip_rtp_stranger_packets", "RTP packets from elsewhere than a call's own source"
 )
+ALG_DAMAGE = Counter(
+    "landline_sip_alg_damage",
+    "Messages that a router has damaged on their way",
+    ["trunk", "damage"],
+)
 RTP_UNGUARDED = Counter(
     "landline_sip_rtp_unguarded_streams", "Streams whose source could not be locked"
 )

@@ -26,6 +26,7 @@ from tests.fakes.coturn import PASSWORD, PORT, USER, Coturn
 from tests.fakes.gateway_process import ROOT, GatewayProcess, start_gateway, write_config
 from tests.fakes.kamailio import Kamailio
 from tests.fakes.network import Namespace, Network, missing
+from tests.fakes.raw_caller import RawCaller, RtpSocket
 from tests.fakes.tones import peak_hz, tone
 
 INSIDE_A_USER_NAMESPACE = "LANDLINE_TEST_USER_NAMESPACE"
@@ -337,3 +338,23 @@ class Messages:
 
     def __call__(self, sent: bool, _peer: str, text: str) -> None:
         self.received += "" if sent else text
+
+
+@needs_namespaces
+async def test_half_rewritten_signalling_is_named_once(world: World) -> None:
+    """A router's SIP helper has put its own address into Via and SDP, but not into Contact."""
+    gateway = await world.gateway(world.network.public("gateway", 10), trunks=peer("203.0.113.1"))
+    outside = world.network.public("router", 1)
+    for _call in range(2):
+        with outside.entered():
+            rtp = await RtpSocket.open(outside.ip)
+            caller = RawCaller(rtp, ip=outside.ip)
+        caller.contact = "192.168.1.20:5060"
+        await caller.dial(gateway.address)
+        await world.agent.next_call()
+        await caller.bye()
+        caller.close()
+    (told,) = gateway.logged("sip_alg_damage")
+    assert told["damage"] == "signalling_half_rewritten"
+    assert told["evidence"] == "Via 203.0.113.1 and SDP 203.0.113.1, but Contact 192.168.1.20"
+    assert (told["trunk"], told["source"]) == ("callers", "203.0.113.1")
