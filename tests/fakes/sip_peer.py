@@ -241,10 +241,8 @@ class SipPeer:
 
     def __init__(self, *, port: int = 0) -> None:
         self._wanted_port = port
-        self.port = 0
         self.messages: list[SipMessage] = []
         self.keeps_quiet_on: set[str] = set()  # methods that the test answers itself
-        self._taken = 0
         self._seen: set[tuple[str, ...]] = set()
         self._changed = asyncio.Event()
         self._unread: list[SipMessage] = []
@@ -253,7 +251,7 @@ class SipPeer:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind((_HOST, self._wanted_port))
         self._socket.setblocking(False)
-        self.port = self._socket.getsockname()[1]
+        self.port: int = self._socket.getsockname()[1]
         self.rtp = Rtp()
         asyncio.get_running_loop().add_reader(self._socket.fileno(), self._on_readable)
         return self
