@@ -459,6 +459,8 @@ class Endpoint:
     def _close(self) -> None:
         if self._pj is None:
             return
+        # A call that is up when its object is deleted would still call back, into half an object.
+        self.guard(self._pj.hangupAllCalls)
         self._released += [*self._calls.values(), *self._replaced]
         self._calls.clear()
         self._replaced.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -341,3 +342,15 @@ async def test_replaces_that_cannot_be_answered_leaves_the_first_call(
 def replaces(dialog: Dialog) -> str:
     """The header that names the gateway's side of a dialog of ours (RFC 3891, 3)."""
     return f"Replaces: {dialog.call_id};to-tag={dialog.remote_tag};from-tag={dialog.local_tag}"
+
+
+async def test_a_gateway_stops_cleanly_though_nobody_answers_its_bye(
+    agent: FakeAgent, gateway: GatewayProcess, peer: SipPeer
+) -> None:
+    peer.keeps_quiet_on.add("BYE")
+    talk = await call(peer, gateway, agent)
+    await talk.still_talks()
+    gateway.process.send_signal(signal.SIGTERM)
+    await gateway.wait_for_log("draining")
+    assert await gateway.stop() == 0
+    assert peer.received("BYE")
