@@ -140,7 +140,11 @@ class Endpoint:
     async def start(self) -> None:
         """Listen; ConfigError when an address cannot be had."""
         self._thread.start()
-        await self._started
+        try:
+            await self._started
+        except LandlineError:
+            await self.stop()  # PJSIP ends the process when its thread outlives the interpreter
+            raise
 
     async def stop(self) -> None:
         """End what is left of PJSIP and its thread."""
