@@ -95,7 +95,7 @@ class SipConfig(Section):
     )
     public_address: str | None = None  # short for nat.public_address
     nat: Nat = Field(default_factory=Nat)
-    rtp_ports: Ports = PortRange(20000, 20099)
+    rtp_ports: Ports = PortRange(20000, 20399)
     # For calls that let us choose: G.722 first, because its 7 kHz are what recognition wants and
     # it costs no more bandwidth; then A-law, which G.711 makes the rule between countries.
     codecs: list[Codec] = Field(

@@ -21,6 +21,7 @@ from sip_gateway.edge.plan import CLOSED, EdgePlan, Seat, edge_trunks
 from sip_gateway.fleet_metrics import FleetMetrics
 from sip_gateway.ledger import FILE_NAME, Ledger
 from sip_gateway.ledger_socket import LedgerServer
+from sip_gateway.resolving import Resolver
 from sip_gateway.trunk import Transport
 from sip_gateway.worker_process import WorkerProcess
 
@@ -36,6 +37,7 @@ _log = structlog.get_logger()
 _INSIDE = "127.0.0.1"
 _RUN_FOLDER = "run"
 _LAST_CALLS_S = 8.0
+_GOODBYES_S = 20.0  # what workers need beyond the drain limit
 _PORT_ATTEMPTS = 20
 _STARTS_AT_ONCE = 4
 
@@ -73,7 +75,7 @@ class Supervisor:
             WorkerProcess(number, self._command(number), self._on_worker)
             for number in range(1, fleet.workers + 1)
         ]
-        self._edge = EdgeKeeper(self._plan, self._seats)
+        self._edge = EdgeKeeper(self._plan, self._seats, Resolver(config.nameservers))
 
     async def start(self) -> None:
         """Everything is up when this returns; ConfigError for what a person has to mend."""
@@ -114,7 +116,8 @@ class Supervisor:
             worker.ask()
         ended = asyncio.gather(*self._keeping)
         insisted = asyncio.create_task(now.wait())
-        await asyncio.wait((ended, insisted), return_when=asyncio.FIRST_COMPLETED)
+        limit_s = self._config.drain_limit_s + _GOODBYES_S
+        await asyncio.wait((ended, insisted), timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
         insisted.cancel()
         if not ended.done():
             for worker in self._workers:
