@@ -29,12 +29,15 @@ from sip_gateway.mailbox import Mailbox
 from sip_gateway.media.jitter import discard_steadily
 from sip_gateway.media.port import MediaPort, media_thread
 from sip_gateway.media.source_lock import NOBODY_LOCKED, SourcePolicy
+from sip_gateway.packet_filter import FilterError
 from sip_gateway.sip_log import SipLog, pjsip_library
 from sip_gateway.sip_message import from_edge, parse_invite
+from sip_gateway.source_filter import SourceFilter, dialog_peers
 from sip_gateway.trunk import Transport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    import ipaddress
+    from collections.abc import Callable, Iterable, Sequence
 
     from sip_gateway.events import Invite, Refusal
     from sip_gateway.media.port import MediaTap
@@ -132,6 +135,7 @@ class Endpoint:
         self._legs_told = 0
         self._accounts: dict[str, Any] = {}
         self._log_writer: SipLog | None = None
+        self._filter: SourceFilter | None = None
         self._port_numbers = itertools.count(1)
         self._ports: list[MediaPort] = []
         self._free_ports: list[MediaPort] = []
@@ -222,6 +226,19 @@ class Endpoint:
         await self.submit(lambda: self._pj.natCheckStunServers(names, False, None))
         return await self._stun_checked
 
+    async def believe(self, networks: tuple[ipaddress.IPv4Network, ...]) -> None:
+        """Whose requests may reach PJSIP from now on, where strangers' are thrown away."""
+
+        def apply() -> None:
+            if self._filter is not None:
+                self._filter.believe(networks)
+
+        await self.submit(apply)
+
+    async def strangers_dropped(self) -> int:
+        """Packets of strangers that were thrown away so far."""
+        return await self.submit(lambda: self._filter.dropped() if self._filter else 0)
+
     # -- for the PJSIP thread -----------------------------------------------------------------
 
     def call_of(self, leg: Leg) -> PjCall | None:
@@ -266,6 +283,8 @@ class Endpoint:
         if refusal is not None:
             prm.accountIndex = refusing.getId()
             return
+        if self.config.edge_proxy is None:
+            self.believe_peers(dialog_peers(prm.rdata.wholeMsg))
         account = self._accounts.get(self._terms(invite).account)
         if account is not None:
             prm.accountIndex = account.getId()
@@ -290,6 +309,11 @@ class Endpoint:
             call.route_back = symmetric.route_back(prm.rdata.wholeMsg, prm.rdata.srcAddress)
         self.post(self._on_invite, leg, invite)
         call.send_answer(180)
+
+    def believe_peers(self, addresses: Iterable[str]) -> None:
+        """Requests within a dialog may come from these."""
+        if self._filter is not None:
+            self._filter.believe_peers(addresses)
 
     def _read(self, rdata: Any) -> Invite:
         return from_edge(parse_invite(rdata.wholeMsg, rdata.srcAddress), self.config.edge_proxy)
@@ -400,6 +424,7 @@ class Endpoint:
         self.max_legs = int(pjsip_library().pjsua_call_get_max_count())
         self._pj.audDevManager().setNullDev()
         self.address = self._open_transports()
+        self._filter_sources()
         self._choose_codecs()
         self._pj.libStart()
 
@@ -450,6 +475,14 @@ class Endpoint:
             else:
                 return HostPort(listen.host, port)
         raise AssertionError("unreachable")
+
+    def _filter_sources(self) -> None:
+        if self.config.only_from is None:
+            return
+        try:
+            self._filter = SourceFilter(self.address, self.config.only_from)
+        except FilterError as error:
+            _log.warning("strangers_not_filtered", reason=str(error), effect="they get 403")
 
     def _transport_config(self, port: int) -> Any:
         config = pj.TransportConfig()

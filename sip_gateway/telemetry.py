@@ -18,6 +18,9 @@ CALLS = Counter(
 )
 REFUSED = Counter("landline_sip_refused", "INVITEs that were refused", ["reason"])
 MALFORMED = Counter("landline_sip_malformed", "Datagrams that are not SIP")
+STRANGERS_DROPPED = Counter(
+    "landline_sip_strangers_dropped", "Packets from addresses that no trunk names, thrown away"
+)
 LEDGER_LOST = Counter(
     "landline_sip_ledger_lost", "Calls for which the limits were not known", ["direction"]
 )

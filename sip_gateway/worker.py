@@ -21,6 +21,7 @@ from sip_gateway.media.settings import Resampler
 from sip_gateway.nat import is_probably_unreachable
 from sip_gateway.refusals import MISSING
 from sip_gateway.resolving import Resolver
+from sip_gateway.strangers import StrangerWatch, only_from
 from sip_gateway.stun_watch import StunWatch
 from sip_gateway.telemetry import serve_metrics
 from sip_gateway.trunk_lines import TrunkLines
@@ -82,6 +83,7 @@ class Worker:
             refuses_replacement=self._refuses_replacement,
             on_legs=self._on_legs,
         )
+        self._strangers = StrangerWatch(self._endpoint, self._admission, self._house.refusals)
         self._context = CallContext(
             config=config,
             agents=self._agents,
@@ -116,6 +118,7 @@ class Worker:
             if self._config.worker is None:
                 _log.info("metrics", listen=f"{self._config.metrics.host}:{self._metrics_port}")
         await self._endpoint.start()
+        self._strangers.start()
         self._admission.limit = self._endpoint.max_legs - 1
         await self._endpoint.add_account(LOCAL, accounts.local_account())
         await self._endpoint.add_account(REFUSING, accounts.refusing_account())
@@ -170,10 +173,10 @@ class Worker:
             await asyncio.wait(self._calls, timeout=_LAST_CALLS_S)
         await self._stun.stop()
         await self._lines.stop()
+        await self._strangers.stop()
         await self._endpoint.stop()
         await self._agents.close()
         await self._house.ledger.close()
-        self._house.refusals.sum_up(everything=True)
 
     def _terms(self, invite: Invite) -> LegTerms:
         """On the PJSIP thread."""
@@ -271,4 +274,5 @@ def endpoint_config(config: SipConfig) -> EndpointConfig:
         nat=config.nat,
         edge_proxy=config.edge_proxy,
         place=config.worker,
+        only_from=only_from(config),
     )
