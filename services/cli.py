@@ -22,7 +22,7 @@ from rich.text import Text
 
 from services.common import config, logging
 from services.common.errors import ConfigError, LandlineError
-from services.common.process import EXIT_CONFIG
+from services.common.process import EXIT_CONFIG, Stop
 from services.model_store.commands import app as models
 from services.stack import state_path
 
@@ -93,30 +93,57 @@ def write_example(folder: Path) -> Path:
 def up(
     config_path: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
+    calls: Annotated[
+        int | None, typer.Option(min=1, help="How many calls at a time; overrides sip.calls.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run everything on this machine until Ctrl-C.
+    """Run everything on this machine until Ctrl-C, which lets live calls finish; twice ends them.
 
-    Example: landline up --set sip.listen=0.0.0.0:5060
+    Example: landline up --calls 40
     """
-    file = config.load(config_path, overrides or ())
+    overrides = list(overrides or ())
+    if calls is not None:
+        overrides.append(f"sip.calls={calls}")
+    file = config.load(config_path, overrides)
     logging.configure("up", level=file.shared.log_level)
-    asyncio.run(_up(file, tuple(overrides or ()), as_json=as_json))
+    asyncio.run(_up(file, tuple(overrides), as_json=as_json))
 
 
 async def _up(file: config.ConfigFile, overrides: tuple[str, ...], *, as_json: bool) -> None:
-    from services.stack import Stack
-
-    stop = asyncio.Event()
+    """Run the stack until a first signal; a second one, or one while it starts, ends it at once."""
+    stop, started = Stop(), asyncio.Event()
     loop = asyncio.get_running_loop()
+    running = asyncio.create_task(_run_stack(file, overrides, stop, started, as_json=as_json))
+
+    def on_signal() -> None:
+        stop.ask()
+        if not started.is_set():
+            running.cancel()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, on_signal)
+    try:
+        await running
+    except asyncio.CancelledError:
+        errors.print("      up  stopped while starting", highlight=False)
+
+
+async def _run_stack(
+    file: config.ConfigFile,
+    overrides: tuple[str, ...],
+    stop: Stop,
+    started: asyncio.Event,
+    *,
+    as_json: bool,
+) -> None:
+    from services.stack import Stack
 
     def show(name: str, what: str) -> None:
         errors.print(f"{name:>8}  {what}", highlight=False, markup=False)
 
-    starting = asyncio.create_task(stop.wait())
     async with Stack(file, overrides, show) as stack:
+        started.set()
         if as_json:
             parts = {
                 name: {"address": str(part.address), "pid": part.pid}
@@ -126,8 +153,12 @@ async def _up(file: config.ConfigFile, overrides: tuple[str, ...], *, as_json: b
         else:
             sip = stack.running["gateway"].address
             console.print(f"Ready. Dial sip:agent@{sip}, or: landline call sip:agent@{sip}")
-            console.print(f"Logs: {stack.logs}. Ctrl-C stops everything.")
-        await starting
+            console.print(
+                f"Logs: {stack.logs}. Ctrl-C stops everything once live calls have ended."
+            )
+        await stop.wait()
+        show("up", "draining: live calls may finish; Ctrl-C again ends them now")
+        await stack.drain(stop.now)
         show("up", "stopping")
 
 

@@ -72,6 +72,7 @@ class Admission:
         self._tokens_at_ms = clock.now_ms()
         self.stopping = False
         self._sources = tuple(Sources(trunk, tuple(trunk.allow)) for trunk in trunks)
+        self.on_sources: Callable[[], None] = lambda: None  # told when they change
 
     def learn_registrar(self, trunk_name: str, ips: Iterable[str]) -> None:
         """A registrar's address, as it was resolved, may send calls for its trunk."""
@@ -82,6 +83,12 @@ class Admission:
             else item
             for item in self._sources
         )
+        self.on_sources()
+
+    @property
+    def networks(self) -> tuple[ipaddress.IPv4Network, ...]:
+        """Where calls of any trunk may come from, as far as it is known now."""
+        return tuple({network: None for item in self._sources for network in item.networks})
 
     def trunk_of(self, invite: Invite) -> Trunk | None:
         """The trunk that this call belongs to.

@@ -22,6 +22,7 @@ from sip_gateway.nat import Nat, check_trunk, with_one_public_address
 from sip_gateway.trunk import Transport, Trunk, TrunkKind
 
 if TYPE_CHECKING:
+    import ipaddress
     from collections.abc import Mapping
 
     from sip_gateway.media.jitter import JitterPolicy
@@ -84,6 +85,8 @@ class EndpointConfig:
     edge_proxy: HostPort | None = None
     place: WorkerPlace | None = None
     nameservers: tuple[str, ...] = ()  # whom PJSIP asks; without any it blocks on names
+    # Whose requests may reach PJSIP; None: everybody's.
+    only_from: tuple[ipaddress.IPv4Network, ...] | None = None
 
 
 class SipConfig(Section):
@@ -95,7 +98,7 @@ class SipConfig(Section):
     )
     public_address: str | None = None  # short for nat.public_address
     nat: Nat = Field(default_factory=Nat)
-    rtp_ports: Ports = PortRange(20000, 20099)
+    rtp_ports: Ports = PortRange(20000, 20399)
     # For calls that let us choose: G.722 first, because its 7 kHz are what recognition wants and
     # it costs no more bandwidth; then A-law, which G.711 makes the rule between countries.
     codecs: list[Codec] = Field(

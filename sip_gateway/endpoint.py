@@ -22,18 +22,22 @@ from services.common.addresses import HostPort
 from services.common.audio import FRAME_MS, SAMPLE_RATE_HZ
 from services.common.errors import ConfigError, LandlineError
 from sip_gateway import symmetric
+from sip_gateway.alg_watch import AlgWatch
 from sip_gateway.config import Codec, EndpointConfig
 from sip_gateway.leg import Leg, PjCall
 from sip_gateway.mailbox import Mailbox
 from sip_gateway.media.jitter import discard_steadily
 from sip_gateway.media.port import MediaPort, media_thread
 from sip_gateway.media.source_lock import NOBODY_LOCKED, SourcePolicy
+from sip_gateway.packet_filter import FilterError
 from sip_gateway.sip_log import SipLog, pjsip_library
 from sip_gateway.sip_message import from_edge, parse_invite
+from sip_gateway.source_filter import SourceFilter, dialog_peers
 from sip_gateway.trunk import Transport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import ipaddress
+    from collections.abc import Callable, Iterable, Sequence
 
     from sip_gateway.events import Invite, Refusal
     from sip_gateway.media.port import MediaTap
@@ -118,9 +122,11 @@ class Endpoint:
         self._thread = threading.Thread(target=self._run, name="pjsip", daemon=True)
         self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stopping = False
+        self._stun_checked: asyncio.Future[str | None] | None = None
         self._wake_socket: socket.socket | None = None
         self._numbers = itertools.count(1)
         # Below: PJSIP thread only.
+        self.alg = AlgWatch()
         self._pj: Any = None
         self._calls: dict[int, PjCall] = {}
         self._screened: tuple[Invite, Refusal | None] = (parse_invite("", ""), None)
@@ -129,6 +135,7 @@ class Endpoint:
         self._legs_told = 0
         self._accounts: dict[str, Any] = {}
         self._log_writer: SipLog | None = None
+        self._filter: SourceFilter | None = None
         self._port_numbers = itertools.count(1)
         self._ports: list[MediaPort] = []
         self._free_ports: list[MediaPort] = []
@@ -138,7 +145,11 @@ class Endpoint:
     async def start(self) -> None:
         """Listen; ConfigError when an address cannot be had."""
         self._thread.start()
-        await self._started
+        try:
+            await self._started
+        except LandlineError:
+            await self.stop()  # PJSIP ends the process when its thread outlives the interpreter
+            raise
 
     async def stop(self) -> None:
         """End what is left of PJSIP and its thread."""
@@ -169,11 +180,17 @@ class Endpoint:
         return await future
 
     async def dial(
-        self, uri: str, *, account: str, tap: MediaTap | None, on_event: Callable[..., None]
+        self,
+        uri: str,
+        *,
+        account: str,
+        tap: MediaTap | None,
+        on_event: Callable[..., None],
+        sources: SourcePolicy = NOBODY_LOCKED,
     ) -> Leg:
         """Send an INVITE to `uri`; what becomes of it comes as events."""
         leg = Leg(self, next(self._numbers))
-        leg.tap, leg.on_event = tap, on_event
+        leg.tap, leg.on_event, leg.sources = tap, on_event, sources
         leg.jitter = self.config.jitter_of.get(account, self.config.jitter)
 
         def place() -> None:
@@ -199,6 +216,28 @@ class Endpoint:
     async def with_account(self, name: str, operation: Callable[[Any], _ResultT]) -> _ResultT:
         """Run `operation(account)` on the PJSIP thread."""
         return await self.submit(lambda: operation(self._accounts[name]))
+
+    async def usable_stun_server(self, servers: Sequence[str]) -> str | None:
+        """The first that answers; None when none does. One question at a time."""
+        names = pj.StringVector()
+        for server in servers:
+            names.append(server)
+        self._stun_checked = asyncio.get_running_loop().create_future()
+        await self.submit(lambda: self._pj.natCheckStunServers(names, False, None))
+        return await self._stun_checked
+
+    async def believe(self, networks: tuple[ipaddress.IPv4Network, ...]) -> None:
+        """Whose requests may reach PJSIP from now on, where strangers' are thrown away."""
+
+        def apply() -> None:
+            if self._filter is not None:
+                self._filter.believe(networks)
+
+        await self.submit(apply)
+
+    async def strangers_dropped(self) -> int:
+        """Packets of strangers that were thrown away so far."""
+        return await self.submit(lambda: self._filter.dropped() if self._filter else 0)
 
     # -- for the PJSIP thread -----------------------------------------------------------------
 
@@ -244,6 +283,8 @@ class Endpoint:
         if refusal is not None:
             prm.accountIndex = refusing.getId()
             return
+        if self.config.edge_proxy is None:
+            self.believe_peers(dialog_peers(prm.rdata.wholeMsg))
         account = self._accounts.get(self._terms(invite).account)
         if account is not None:
             prm.accountIndex = account.getId()
@@ -263,10 +304,16 @@ class Endpoint:
             self.post(self._on_refused, invite, refusal.sip_status, refusal.why)
             call.send_refusal(refusal)
             return
+        self.alg.request(terms.account, prm.rdata)
         if terms.answer_source:
             call.route_back = symmetric.route_back(prm.rdata.wholeMsg, prm.rdata.srcAddress)
         self.post(self._on_invite, leg, invite)
         call.send_answer(180)
+
+    def believe_peers(self, addresses: Iterable[str]) -> None:
+        """Requests within a dialog may come from these."""
+        if self._filter is not None:
+            self._filter.believe_peers(addresses)
 
     def _read(self, rdata: Any) -> Invite:
         return from_edge(parse_invite(rdata.wholeMsg, rdata.srcAddress), self.config.edge_proxy)
@@ -298,6 +345,11 @@ class Endpoint:
         leg = Leg(self, next(self._numbers))
         self._calls[leg.number] = call = PjCall(self, account, leg)
         return call, leg
+
+    def stun_checked(self, status: int, name: str) -> None:
+        """What `usable_stun_server` waits for; PJSIP also tells of its own questions."""
+        if self._stun_checked is not None:
+            self.post(_resolve, self._stun_checked, name if status == 0 else None)
 
     def rejected(self, prm: Any) -> None:
         """An INVITE that PJSIP refused by itself, for example without a common codec."""
@@ -372,6 +424,7 @@ class Endpoint:
         self.max_legs = int(pjsip_library().pjsua_call_get_max_count())
         self._pj.audDevManager().setNullDev()
         self.address = self._open_transports()
+        self._filter_sources()
         self._choose_codecs()
         self._pj.libStart()
 
@@ -423,6 +476,14 @@ class Endpoint:
                 return HostPort(listen.host, port)
         raise AssertionError("unreachable")
 
+    def _filter_sources(self) -> None:
+        if self.config.only_from is None:
+            return
+        try:
+            self._filter = SourceFilter(self.address, self.config.only_from)
+        except FilterError as error:
+            _log.warning("strangers_not_filtered", reason=str(error), effect="they get 403")
+
     def _transport_config(self, port: int) -> Any:
         config = pj.TransportConfig()
         config.port = port
@@ -456,6 +517,8 @@ class Endpoint:
     def _close(self) -> None:
         if self._pj is None:
             return
+        # A call that is up when its object is deleted would still call back, into half an object.
+        self.guard(self._pj.hangupAllCalls)
         self._released += [*self._calls.values(), *self._replaced]
         self._calls.clear()
         self._replaced.clear()
@@ -476,6 +539,9 @@ class _PjEndpoint(pj.Endpoint):  # type: ignore[misc]
     def __init__(self, owner: Endpoint) -> None:
         super().__init__()
         self._owner = owner
+
+    def onNatCheckStunServersComplete(self, prm: Any) -> None:  # noqa: N802
+        self._owner.guard(lambda: self._owner.stun_checked(int(prm.status), prm.name))
 
     def onSelectAccount(self, prm: Any) -> None:  # noqa: N802
         self._owner.guard(lambda: self._owner.select_account(prm))

@@ -33,9 +33,10 @@ from sip_gateway.events import (
 from sip_gateway.media.jitter import StreamStatistics
 from sip_gateway.media.source_guard import SourceGuard
 from sip_gateway.media.source_lock import NOBODY_LOCKED, SourcePolicy
+from sip_gateway.source_filter import dialog_peers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from sip_gateway.config import EndpointConfig
     from sip_gateway.media.port import MediaPort, MediaTap
@@ -78,6 +79,8 @@ class Host(Protocol):
     def release_replaced(self, call: PjCall) -> None: ...
 
     def release(self, leg: Leg) -> None: ...
+
+    def believe_peers(self, addresses: Iterable[str]) -> None: ...
 
     def take_port(self) -> MediaPort: ...
 
@@ -284,10 +287,19 @@ class PjCall(pj.Call):  # type: ignore[misc]
         self._endpoint.guard(self._hand_over)
 
     def _transaction_changed(self, prm: Any) -> None:
+        self._believe_peer(prm.e.body.tsxState)
         self._set_route(prm.e.body.tsxState.tsx)
         event = in_dialog.asked(prm) or (in_dialog.refused(prm) if self._confirmed else None)
         if event is not None:
             self._post(event)
+
+    def _believe_peer(self, state: Any) -> None:
+        """Who answers our INVITE may send requests in its dialog, wherever it was found."""
+        inviting = state.tsx.role == pj.PJSIP_ROLE_UAC and state.tsx.method == "INVITE"
+        if inviting and not self._confirmed and state.type == pj.PJSIP_EVENT_RX_MSG:
+            rdata = state.src.rdata
+            source = rdata.srcAddress.rpartition(":")[0]
+            self._endpoint.believe_peers({source, *dialog_peers(rdata.wholeMsg)})
 
     def _replacement_requested(self, prm: Any) -> None:
         refusal = self._endpoint.refuses_replacement(self._leg, prm.rdata)

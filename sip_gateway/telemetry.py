@@ -18,6 +18,9 @@ CALLS = Counter(
 )
 REFUSED = Counter("landline_sip_refused", "INVITEs that were refused", ["reason"])
 MALFORMED = Counter("landline_sip_malformed", "Datagrams that are not SIP")
+STRANGERS_DROPPED = Counter(
+    "landline_sip_strangers_dropped", "Packets from addresses that no trunk names, thrown away"
+)
 LEDGER_LOST = Counter(
     "landline_sip_ledger_lost", "Calls for which the limits were not known", ["direction"]
 )
@@ -69,6 +72,12 @@ RECORDER_DROPPED = Counter("landline_sip_recorder_dropped_frames", "Frames that 
 RECORDER_ERRORS = Counter("landline_sip_recorder_errors", "Recordings that failed")
 RTP_STRANGERS = Counter(
     "landline_sip_rtp_stranger_packets", "RTP packets from elsewhere than a call's own source"
+)
+STUN_ANSWERS = Gauge("landline_sip_stun_answers", "1 while a STUN server answers")
+ALG_DAMAGE = Counter(
+    "landline_sip_alg_damage",
+    "Messages that a router has damaged on their way",
+    ["trunk", "damage"],
 )
 RTP_UNGUARDED = Counter(
     "landline_sip_rtp_unguarded_streams", "Streams whose source could not be locked"

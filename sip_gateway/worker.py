@@ -21,6 +21,8 @@ from sip_gateway.media.settings import Resampler
 from sip_gateway.nat import is_probably_unreachable
 from sip_gateway.refusals import MISSING
 from sip_gateway.resolving import Resolver
+from sip_gateway.strangers import StrangerWatch, only_from
+from sip_gateway.stun_watch import StunWatch
 from sip_gateway.telemetry import serve_metrics
 from sip_gateway.trunk_lines import TrunkLines
 from sip_gateway.worker_status import WorkerStatus
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from sip_gateway.config import SipConfig
     from sip_gateway.events import Invite, Refusal
     from sip_gateway.leg import Leg
+    from sip_gateway.media.source_lock import SourcePolicy
 
 _log = structlog.get_logger()
 _LAST_CALLS_S = 5.0
@@ -80,6 +83,7 @@ class Worker:
             refuses_replacement=self._refuses_replacement,
             on_legs=self._on_legs,
         )
+        self._strangers = StrangerWatch(self._endpoint, self._admission, self._house.refusals)
         self._context = CallContext(
             config=config,
             agents=self._agents,
@@ -91,6 +95,7 @@ class Worker:
             post_at_tick_end=self._endpoint.post_at_tick_end,
         )
         self._calls: dict[asyncio.Task[object], Call] = {}
+        self._stun = StunWatch(self._endpoint, config.nat.stun)
         self._lines = TrunkLines(
             config.trunks,
             self._endpoint,
@@ -113,6 +118,7 @@ class Worker:
             if self._config.worker is None:
                 _log.info("metrics", listen=f"{self._config.metrics.host}:{self._metrics_port}")
         await self._endpoint.start()
+        self._strangers.start()
         self._admission.limit = self._endpoint.max_legs - 1
         await self._endpoint.add_account(LOCAL, accounts.local_account())
         await self._endpoint.add_account(REFUSING, accounts.refusing_account())
@@ -121,6 +127,7 @@ class Worker:
             nat = self._config.nat.for_trunk(trunk)
             if is_probably_unreachable(trunk, nat, media):
                 _log.warning("trunk_told_private_address", trunk=trunk.name, remedy=_SAY_WHERE)
+        self._stun.start()
         await self._lines.start()
         self._tell()
         _log.info("ready", listen=str(self.address), conversations=self._admission.limit)
@@ -164,28 +171,36 @@ class Worker:
             call.end(CallResult.FAILED, "gateway_stopped")
         if self._calls:
             await asyncio.wait(self._calls, timeout=_LAST_CALLS_S)
+        await self._stun.stop()
         await self._lines.stop()
+        await self._strangers.stop()
         await self._endpoint.stop()
         await self._agents.close()
         await self._house.ledger.close()
-        self._house.refusals.sum_up(everything=True)
 
     def _terms(self, invite: Invite) -> LegTerms:
         """On the PJSIP thread."""
         trunk = self._admission.trunk_of(invite)
         if trunk is None:
             return LegTerms()
-        networks = self._admission.networks_of(trunk.name)
-        nat = self._config.nat.for_trunk(trunk)
         return LegTerms(
             account=trunk.name,
-            answer_source=nat.answer_source,
-            sources=nat.sources(trunk, networks, invite.source_ip),
+            answer_source=self._config.nat.for_trunk(trunk).answer_source,
+            sources=self._sources(trunk.name, invite.source_ip),
         )
 
     async def _consult(self, trunk: str, target: str, on_event: Callable[..., None]) -> Leg:
         """Call the target of an attended transfer, on the account of the caller's trunk."""
-        return await self._endpoint.dial(target, account=trunk, tap=None, on_event=on_event)
+        sources = self._sources(trunk, "")
+        return await self._endpoint.dial(
+            target, account=trunk, tap=None, on_event=on_event, sources=sources
+        )
+
+    def _sources(self, trunk_name: str, sip_source: str) -> SourcePolicy:
+        """Whose RTP a call of that trunk believes."""
+        trunk = next(trunk for trunk in self._config.trunks if trunk.name == trunk_name)
+        networks = self._admission.networks_of(trunk_name)
+        return self._config.nat.for_trunk(trunk).sources(trunk, networks, sip_source)
 
     def _refuses_replacement(self, leg: Leg, invite: Invite) -> Refusal | None:
         """On the PJSIP thread: who may put another telephone in the caller's place."""
@@ -259,4 +274,5 @@ def endpoint_config(config: SipConfig) -> EndpointConfig:
         nat=config.nat,
         edge_proxy=config.edge_proxy,
         place=config.worker,
+        only_from=only_from(config),
     )

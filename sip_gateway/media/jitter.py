@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # Values of pjmedia_jb_discard_algo, which pjsua2 does not name.
 _DISCARDS = range(3)
 DISCARD_STEADILY = 1
+_ENOUGH_PACKETS = 50
 _PACKET_MS = 20  # ptime of G.711 and G.722 unless another was asked for (RFC 3551)
 
 
@@ -76,7 +77,6 @@ class StreamStatistics:
     packets_lost: int
     packets_sent: int
     jitter_ms: float
-    packets_reordered: int = 0
     loss_bursts: int = 0
     round_trip_ms: float = 0.0  # 0.0: the other side does not report (RTCP)
     rtcp_received: int = 0
@@ -94,7 +94,6 @@ class StreamStatistics:
             packets_lost=received.loss,
             packets_sent=sent.pkt,
             jitter_ms=received.jitterUsec.last / 1000,
-            packets_reordered=received.reorder,
             loss_bursts=received.lossPeriodUsec.n,
             round_trip_ms=stat.rtcp.rttUsec.last / 1000,
             rtcp_received=sent.updateCount,
@@ -111,7 +110,6 @@ class StreamStatistics:
             packets_lost=self.packets_lost + earlier.packets_lost,
             packets_sent=self.packets_sent + earlier.packets_sent,
             jitter_ms=self.jitter_ms,
-            packets_reordered=self.packets_reordered + earlier.packets_reordered,
             loss_bursts=self.loss_bursts + earlier.loss_bursts,
             round_trip_ms=self.round_trip_ms or earlier.round_trip_ms,
             rtcp_received=self.rtcp_received + earlier.rtcp_received,
@@ -120,8 +118,11 @@ class StreamStatistics:
     def quality(self, since: StreamStatistics | None = None) -> Quality:
         """How the other side sounded to us from the beginning, or since earlier statistics.
 
-        The delay is what can be known here: half the round trip, our buffer and one packet.
+        Of less than a second nothing can be said, so that is answered with the whole. The delay
+        is what can be known here: half the round trip, our buffer and one packet.
         """
+        if since is not None and self.packets_received - since.packets_received < _ENOUGH_PACKETS:
+            since = None
         lost = self.packets_lost + self.jitter_buffer_discards
         received, bursts = self.packets_received, self.loss_bursts
         buffered_ms = self.jitter_buffer_average_ms

@@ -99,6 +99,7 @@ class RawCaller:
         self._call_id = f"raw-{self._port}-{next(_numbers)}"
         self._cseq = 0
         self._to = ""
+        self.contact = f"{ip}:{self._port}"
         self._gateway: Address = ("", 0)
         self.answer = ""
 
@@ -141,7 +142,7 @@ class RawCaller:
             f"To: {self._to}",
             f"Call-ID: {self._call_id}",
             f"CSeq: {self._cseq} {method}",
-            f"Contact: <sip:raw@{self._ip}:{self._port}>",
+            f"Contact: <sip:raw@{self.contact}>",
             *(["Content-Type: application/sdp"] if body else []),
             f"Content-Length: {len(body)}",
             "",
