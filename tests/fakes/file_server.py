@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -57,7 +57,9 @@ def serving() -> Iterator[FileServer]:
                 self.wfile.write(rest[: served.break_after.pop(0)])
                 self.close_connection = True
                 return
-            self.wfile.write(rest)
+            # Who gets another file than he expected hangs up in the middle.
+            with suppress(ConnectionError):
+                self.wfile.write(rest)
 
         def log_message(self, format: str, *args: object) -> None:
             """Nothing: `asked` says it all."""
