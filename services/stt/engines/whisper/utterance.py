@@ -268,7 +268,10 @@ class WhisperUtterance:
         return _Pass(window, request, self._submit(request, kind), voice_ms)
 
     def _submit(self, request: Request, kind: Kind) -> Ticket:
-        return self._batcher.submit(request, kind, self._stream, self._config.final_deadline_ms)
+        ticket = self._batcher.submit(request, kind, self._stream, self._config.final_deadline_ms)
+        if self._abandoned:
+            self._batcher.cancel(ticket)
+        return ticket
 
     def _request(self, window: _Window, *, prefix: tuple[int, ...], final: bool) -> Request:
         manner, config = self._manner, self._config
@@ -331,10 +334,7 @@ class WhisperUtterance:
         )
         if Guard.ECHO in doubts:
             request = replace(request, prompt=replace(request.prompt, previous=()))
-        ticket = self._submit(request, Kind.FINAL)
-        if self._abandoned:
-            self._batcher.cancel(ticket)
-        return ticket.wait(self._config.final_deadline_ms / 1000)
+        return self._submit(request, Kind.FINAL).wait(self._config.final_deadline_ms / 1000)
 
     def _doubted(self, decoded: Decoded, voice_ms: float) -> tuple[Guard, ...]:
         best = decoded.hypotheses[0]
