@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from services.common.clock import SystemClock
 from services.common.phrases import PhraseSet
 from services.stt.engine import (
     DEFAULT_SLOT,
@@ -20,9 +21,10 @@ from services.stt.engine import (
     VocabularyError,
 )
 from services.stt.engines.whisper.config import WhisperConfig
+from services.stt.engines.whisper.devices import Placed
 from services.stt.engines.whisper.engine import WhisperEngine
 from services.stt.engines.whisper.scheduler import Kind
-from tests.fakes.tone_whisper import ToneDecoder, engine, spoken
+from tests.fakes.tone_whisper import ToneDecoder, engine, loud, spoken
 
 HELLO = "hello how are you today"
 DAYS = PhraseSet(name="day", phrases=("(monday|tuesday|wednesday)",))
@@ -302,11 +304,55 @@ def test_a_final_that_takes_too_long_says_so() -> None:
     assert heard.reason == "not decoded within 100 ms"
 
 
-def test_the_check_notices_a_device_that_hangs() -> None:
+def test_two_devices_decode_at_the_same_time() -> None:
+    decoders = (ToneDecoder(), ToneDecoder())
+    for decoder in decoders:
+        decoder.go_on.clear()
+    subject = WhisperEngine(
+        WhisperConfig(batch_window_ms=0),
+        SystemClock(),
+        Placed(decoders, "tones", riders=True),
+        lambda: loud,
+    )
+    recogniser = subject.prepare(Vocabulary(language="en", phrase_sets=()))
+    one, other = recogniser.begin(()), recogniser.begin(())
+    feed(one, spoken("one"))
+    feed(other, spoken("other"))
+    while not all(decoder.batches for decoder in decoders):
+        threading.Event().wait(0.01)
+    for decoder in decoders:
+        decoder.go_on.set()
+    assert (one.finish().text, other.finish().text) == ("one", "other")
+    subject.close()
+
+
+def test_a_partial_that_has_waited_too_long_is_dropped_and_the_last_one_stands() -> None:
+    decoder = ToneDecoder()
+    with listening(decoder, partial_age_ms=30) as (subject, utterance):
+        feed(utterance, spoken(HELLO)[:-16_000])
+        first = utterance.partial()
+        assert HELLO.startswith(first)
+        decoder.go_on.clear()
+        busy = subject.prepare(Vocabulary(language="en", phrase_sets=())).begin(())
+        feed(busy, spoken("busy"))
+        while len(decoder.batches) < 2:
+            threading.Event().wait(0.01)
+        with ThreadPoolExecutor(1) as threads:
+            partial = threads.submit(utterance.partial)
+            threading.Event().wait(0.1)
+            decoder.go_on.set()
+            assert partial.result(5) == first
+        assert busy.finish().text == "busy"
+    assert len(decoder.batches) == 2
+
+
+def test_the_check_notices_a_device_that_fails() -> None:
     decoder = ToneDecoder()
     with listening(decoder) as (subject, _):
         subject.check()
-        assert decoder.batches[0][0].frames == 300
+        decoder.break_on = ""
+        with pytest.raises(EngineError, match="told to break"):
+            subject.check()
 
 
 def test_languages_are_the_model_s_and_the_configuration_s() -> None:
