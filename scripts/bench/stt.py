@@ -4,15 +4,18 @@
     scripts/bench/stt.py [--quick] [--json FILE] [--size tiny|base|small|large-v3-turbo]
 
 Each call speaks 5 s in every 10 s. While it speaks it wants a partial each 400 ms, over the last
-words, of which the first are forced, and what is new; then a final of 30 tokens with the times of
-its words. A number of calls counts when the 95th percentile of the finals is at most 300 ms and at
-most 5 % of the partials were dropped as stale.
+words, of which the first are forced, and what is new; then a final of 30 tokens. A number of calls
+counts when the 95th percentile of the finals is at most 300 ms and at most 5 % of the partials were
+dropped as stale. Times of words are not asked for.
 
 The model has true dimensions and random weights, so times are true and texts are not. All three
-ways run the same requests through the same scheduler and batcher: one at a time is a batch of one,
-as one worker with all cores or one worker for each core, whichever bears more. The number is found
-in virtual time from measured batch times, then confirmed, or corrected downwards, by running that
-many calls in real time; only confirmed numbers are printed.
+ways run the same requests through the same scheduler; one at a time is a batch of one. Each has
+one worker with all cores or one worker on each core, whichever bears more. The numbers are found in
+virtual time: the schedule runs as in service, and a batch lasts as long as the best of several
+measurements of such a batch with the other workers busy too; for workers of one thread, its
+processor time, so that other work on the machine does not count. Then that many calls are run in
+real time through the service's own batcher; `confirmed_` is how many passed there, which on a
+machine that does other work is fewer.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,8 +57,10 @@ FINAL_TOKENS, FORCED_TOKENS, UNAGREED_TOKENS = 30, 4, 6
 PARTIAL_WINDOW_MS = 2_000  # that the engine keeps in partials
 FINAL_LIMIT_MS, STALE_LIMIT = 300.0, 0.05
 PARTIAL_AGE_MS, WINDOW_MS = 400.0, 6.0
-PAD_MS = 500  # of pre-roll and tail around the speech
-WINDOWS_MS = (3_000, 6_000, 12_000, 20_000, 30_000)
+PRE_ROLL_MS, TAIL_MS = 300, 200  # around the speech
+_MOST_CALLS = 4_096
+REPEATS = 3  # of a measurement, of which the best counts: others may be using the machine
+WINDOWS_MS = (2_000, 3_000, 6_000, 12_000, 20_000, 30_000)
 SIZES = {
     "tiny": whisper_model.TINY,
     "base": whisper_model.BASE,
@@ -83,6 +89,7 @@ class Outcome:
     partials: int = 0
     stale: int = 0
     batches: list[int] = field(default_factory=list)
+    calls: int = 0
     cpu_s: float = 0.0
 
     def passes(self) -> bool:
@@ -103,6 +110,7 @@ class Way:
     threads: int
     max_batch: int
     padded: bool = False
+    max_partials: int | None = None
 
 
 def wishes(calls: int, seconds: float, *, padded: bool) -> Iterator[Wanted]:
@@ -118,8 +126,9 @@ def wishes(calls: int, seconds: float, *, padded: bool) -> Iterator[Wanted]:
                 said = round(FINAL_TOKENS * spoken / SPEECH_MS)
                 new = said if final else min(said, UNAGREED_TOKENS)
                 prefix = min(said - new, FORCED_TOKENS)
-                heard = spoken if final else min(spoken, PARTIAL_WINDOW_MS)
-                window = next(size for size in WINDOWS_MS if size >= heard + PAD_MS)
+                heard = spoken + PRE_ROLL_MS
+                heard = heard + TAIL_MS if final else min(heard, PARTIAL_WINDOW_MS)
+                window = next(size for size in WINDOWS_MS if size >= heard)
                 wanted = Wanted(
                     begin + spoken,
                     call,
@@ -143,25 +152,32 @@ def request_of(decoder: CTranslateDecoder, wanted: Wanted) -> Request:
         prompt=Prompt(previous=(), task=decoder.tokens.task("en"), prefix=words),
         language="en",
         max_tokens=wanted.tokens,
-        align=wanted.kind is Kind.FINAL,
     )
+
+
+_LOADS = {  # forced and new tokens
+    Kind.FINAL: (0, FINAL_TOKENS),
+    Kind.PARTIAL: (FORCED_TOKENS, UNAGREED_TOKENS),
+}
 
 
 class Costs:
     """Measured times of batches, by size, window and tokens; between them, by proportion."""
 
-    def __init__(self, decoder: CTranslateDecoder, max_batch: int, frames: Sequence[int]) -> None:
+    def __init__(
+        self,
+        decoder: CTranslateDecoder,
+        layout: tuple[int, int],
+        max_batch: int,
+        windows: Sequence[tuple[Kind, int]],
+    ) -> None:
         self._sizes = [size for size in (1, 2, 4, 8, 16, 32) if size <= max_batch]
         self._times: dict[tuple[int, int, Kind], float] = {}
-        for window in frames:
-            for kind, prefix, tokens in (
-                (Kind.FINAL, 0, FINAL_TOKENS),
-                (Kind.PARTIAL, FORCED_TOKENS, UNAGREED_TOKENS),
-            ):
-                wanted = Wanted(0.0, 1, kind, window, prefix, tokens)
-                request = request_of(decoder, wanted)
-                for size in self._sizes:
-                    self._times[window, size, kind] = _best_ms(decoder, [request] * size)
+        for kind, window in windows:
+            prefix, tokens = _LOADS[kind]
+            request = request_of(decoder, Wanted(0.0, 1, kind, window, prefix, tokens))
+            for size in self._sizes:
+                self._times[window, size, kind] = _best_ms(decoder, layout, [request] * size)
 
     def of(self, jobs: Sequence[tuple[int, Kind]]) -> float:
         """Milliseconds for a batch of windows, given as frames and kind."""
@@ -172,25 +188,40 @@ class Costs:
         low, high = self._times[frames, below, kind], self._times[frames, above, kind]
         return low if above == below else low + (high - low) * (size - below) / (above - below)
 
-    def single(self, frames: int) -> float:
-        return self._times[frames, 1, Kind.FINAL]
+    def __str__(self) -> str:
+        return ", ".join(
+            f"{kind.name.lower()} {size} x {time_ms / size:.0f} ms"
+            for (_, size, kind), time_ms in self._times.items()
+        )
 
-    def each(self, frames: int, size: int) -> float:
-        return self._times[frames, size, Kind.FINAL] / size
+    def each(self, frames: int, size: int, kind: Kind) -> float:
+        """Milliseconds of a batch by its windows."""
+        return self._times[frames, size, kind] / size
 
 
-def _best_ms(decoder: CTranslateDecoder, requests: list[Request]) -> float:
-    took = []
-    for _ in range(2):
+def _best_ms(decoder: CTranslateDecoder, way: tuple[int, int], requests: list[Request]) -> float:
+    """A batch on each worker at a time: how long one takes."""
+    workers, threads = way
+
+    def once(_: int) -> float:
         began = time.perf_counter()
         decoder.decode(requests)
-        took.append((time.perf_counter() - began) * 1000)
+        return (time.perf_counter() - began) * 1000
+
+    took = []
+    with ThreadPoolExecutor(workers) as pool:
+        for _ in range(REPEATS):
+            began = time.process_time()
+            wall = list(pool.map(once, range(workers)))
+            cpu = (time.process_time() - began) * 1000 / workers
+            took.append(cpu if threads == 1 and decoder.on_cpu else float(np.mean(wall)))
     return min(took)
 
 
 def schedule_of(way: Way) -> Schedule:
     return Schedule(
         max_batch=way.max_batch,
+        max_partials=way.max_partials,
         window_ms=WINDOW_MS if way.max_batch > 1 else 0.0,
         partial_age_ms=PARTIAL_AGE_MS,
         riders=False,
@@ -236,19 +267,19 @@ def simulate(way: Way, costs: Costs, calls: int, seconds: float) -> Outcome:
     return outcome
 
 
-def run(way: Way, decoders: Sequence[CTranslateDecoder], calls: int, seconds: float) -> Outcome:
+def run(way: Way, decoder: CTranslateDecoder, calls: int, seconds: float) -> Outcome:
     """The run in real time, through the batcher that the service uses."""
     outcome, lock = Outcome(), threading.Lock()
     clock = SystemClock()
     sizes: list[int] = []
     batcher = Batcher(
-        [_Counting(decoder, sizes) for decoder in decoders],  # type: ignore[misc]
+        [_Counting(decoder, sizes)] * way.workers,  # type: ignore[list-item]
         schedule_of(way),
         clock,
         load_limit=1.0,
     )
     wanted = list(wishes(calls, seconds, padded=way.padded))
-    requests = [request_of(decoders[0], item) for item in wanted]
+    requests = [request_of(decoder, item) for item in wanted]
     tickets = []
     began = clock.now_ms()
     cpu = resource.getrusage(resource.RUSAGE_SELF)
@@ -275,7 +306,7 @@ def run(way: Way, decoders: Sequence[CTranslateDecoder], calls: int, seconds: fl
     batcher.close()
     after = resource.getrusage(resource.RUSAGE_SELF)
     outcome.cpu_s = after.ru_utime + after.ru_stime - cpu.ru_utime - cpu.ru_stime
-    outcome.batches = sizes
+    outcome.batches, outcome.calls = sizes, calls
     return outcome
 
 
@@ -292,22 +323,28 @@ class _Counting:
 
 
 def most_calls(way: Way, costs: Costs) -> int:
-    """The largest number of calls that passes in virtual time."""
-    calls = 0
-    while calls < 512 and simulate(way, costs, calls + 1, 40).passes():
-        calls += 1
-    return calls
+    """The largest number of calls that passes in virtual time, by halving what is left."""
+    passes, fails = 0, 1
+    while fails <= _MOST_CALLS and simulate(way, costs, fails, 40).passes():
+        passes, fails = fails, 2 * fails
+    while fails - passes > 1:
+        middle = (passes + fails) // 2
+        if simulate(way, costs, middle, 40).passes():
+            passes = middle
+        else:
+            fails = middle
+    return passes
 
 
 def confirmed(
-    way: Way, decoders: Sequence[CTranslateDecoder], calls: int, seconds: float, tries: int
+    way: Way, decoder: CTranslateDecoder, calls: int, seconds: float, tries: int
 ) -> tuple[int, Outcome]:
     """The number found, or the next smaller one that passes in real time; 0 when none does."""
     outcome = Outcome()
     for _ in range(tries):
         if calls < 1:
             break
-        outcome = run(way, decoders, calls, seconds)
+        outcome = run(way, decoder, calls, seconds)
         print(
             f"  {way.name}: {calls} calls, finals p95 {percentile(outcome.finals_ms, 95)} ms, "
             f"{outcome.stale} of {outcome.partials} partials stale",
@@ -337,41 +374,50 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     options = arguments()
     cores = os.cpu_count() or 1
-    seconds, tries = (CYCLE_MS / 1000 + 1, 2) if options.quick else (3 * CYCLE_MS / 1000 + 1, 6)
+    cpu = options.device == "cpu"
+    seconds, tries = (CYCLE_MS / 1000 + 1, 1) if options.quick else (3 * CYCLE_MS / 1000 + 1, 5)
+    layouts = [(1, cores), (cores, 1)] if cpu and cores > 1 else [(1, 1)]
+    if options.quick:
+        layouts = layouts[-1:]
+    max_batch = 8 if cpu else 32
+    short = ((Kind.FINAL, 600), (Kind.PARTIAL, 200))
+    long = ((Kind.FINAL, 3_000), (Kind.PARTIAL, 3_000))
+    found: dict[str, tuple[int, Way, CTranslateDecoder]] = {}
     with tempfile.TemporaryDirectory() as folder:
         model = whisper_model.make(Path(folder) / "model", SIZES[options.size])
-
-        def load(threads: int) -> CTranslateDecoder:
-            kind = "int8" if options.device == "cpu" else "float16"
-            return CTranslateDecoder(
-                model, device=options.device, device_index=0, compute_type=kind, threads=threads
-            )
-
-        whole = load(cores)
-        max_batch = 16 if options.device == "cpu" else 32
-        short = [300, 600]
-        costs = Costs(whole, max_batch, short)
-        padded_costs = Costs(whole, 2 if options.quick else max_batch, [3_000])
-        batched = Way("batched", 1, cores, max_batch)
-        calls, outcome = confirmed(batched, [whole], most_calls(batched, costs), seconds, tries)
-        singles = [(Way("one at a time", 1, cores, 1), [whole], costs)]
-        if options.device == "cpu" and cores > 1:
-            narrow = [load(1) for _ in range(cores)]
-            singles.append(
-                (
-                    Way("one at a time, a worker on each core", cores, 1, 1),
-                    narrow,
-                    Costs(narrow[0], 1, short),
-                )
-            )
-        found = [(most_calls(way, cost), way, decoders) for way, decoders, cost in singles]
-        best, way, decoders = max(found, key=lambda item: item[0])
-        single, _ = confirmed(way, decoders, best, seconds, tries)
-        padded = replace(batched, name="padded to 30 s", padded=True)
-        padded = replace(padded, max_batch=2 if options.quick else max_batch)
-        padded_calls, _ = confirmed(
-            padded, [whole], most_calls(padded, padded_costs), seconds, tries
-        )
+        for workers, threads in layouts:
+            decoder = CTranslateDecoder(
+                model, device=options.device, device_index=0, threads=threads, workers=workers,
+                compute_type="int8" if cpu else "float16",
+            )  # fmt: skip
+            costs = Costs(decoder, (workers, threads), max_batch, short)
+            # Batches of padded windows gain nothing beyond two on a processor.
+            padded_batch = 2 if cpu else 16
+            padded_costs = Costs(decoder, (workers, threads), padded_batch, long)
+            print(f"  {workers} workers of {threads} threads: {costs}", flush=True)
+            batches = [
+                Way("batched", workers, threads, max_batch, max_partials=most)
+                for most in (2, 4, max_batch)
+            ]
+            for way, cost in (
+                *((way, costs) for way in batches),
+                (Way("one at a time", workers, threads, 1), costs),
+                (Way("padded to 30 s", workers, threads, padded_batch, padded=True), padded_costs),
+            ):
+                calls = most_calls(way, cost)
+                if way.name not in found or calls > found[way.name][0]:
+                    found[way.name] = calls, way, decoder
+                    if way.name == "batched":
+                        short_costs = costs
+        calls, batched, decoder = found["batched"]
+        single, single_way, single_decoder = found["one at a time"]
+        padded_calls = found["padded to 30 s"][0]
+        confirmed_calls, outcome = confirmed(batched, decoder, calls, seconds, tries)
+        confirmed_single, _ = confirmed(single_way, single_decoder, single, seconds, tries)
+        encoding = {
+            f"encode_{frames // 100}s_ms": round(encode_ms(decoder, frames), 1)
+            for frames in (200, 600, 3_000)
+        }
     publish(
         {
             "peer": None,
@@ -379,21 +425,25 @@ def main() -> None:
             "device": options.device,
             "streams_batched": calls,
             "streams_single": single,
-            "single_workers": way.workers,
+            "batched_workers": batched.workers,
+            "batched_max_partials": batched.max_partials,
+            "single_workers": single_way.workers,
             "streams_padded30": padded_calls,
+            "confirmed_batched": confirmed_calls or None,
+            "confirmed_single": confirmed_single or None,
             "ratio": round(calls / single, 2) if single else None,
             "ratio_to_padded30": round(calls / padded_calls, 2) if padded_calls else None,
             "final_delay_p50_ms": percentile(outcome.finals_ms, 50),
             "final_delay_p95_ms": percentile(outcome.finals_ms, 95),
             "mean_batch": round(float(np.mean(outcome.batches)), 2) if outcome.batches else None,
-            "cpu_percent_per_call": round(100 * outcome.cpu_s / seconds / calls, 1)
-            if calls
+            "cpu_percent_per_call": round(100 * outcome.cpu_s / seconds / outcome.calls, 1)
+            if outcome.calls
             else None,
-            "final_alone_ms": round(costs.single(600), 1),
-            "final_of_8_each_ms": round(costs.each(600, 8), 1),
-            "encode_3s_ms": round(encode_ms(whole, 300), 1),
-            "encode_6s_ms": round(encode_ms(whole, 600), 1),
-            "encode_30s_ms": round(encode_ms(whole, 3_000), 1),
+            "final_alone_ms": round(short_costs.each(600, 1, Kind.FINAL), 1),
+            "final_of_8_each_ms": round(short_costs.each(600, 8, Kind.FINAL), 1),
+            "partial_alone_ms": round(short_costs.each(200, 1, Kind.PARTIAL), 1),
+            "partial_of_8_each_ms": round(short_costs.each(200, 8, Kind.PARTIAL), 1),
+            **encoding,
             "rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         },
         options.json,

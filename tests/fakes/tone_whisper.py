@@ -62,7 +62,7 @@ def loud(window: NDArray[np.float32]) -> float:
 
 def engine(decoder: ToneDecoder | None = None, **settings: Any) -> WhisperEngine:
     """The Whisper engine around this decoder."""
-    placed = Placed((decoder or ToneDecoder(),), "tones", riders=True)
+    placed = Placed((decoder or ToneDecoder(),), "tones", riders=True, max_partials=16)
     config = WhisperConfig(short_finals=True, **settings)
     return WhisperEngine(config, SystemClock(), placed, lambda: loud)
 

@@ -37,7 +37,7 @@ def settings(model: Path) -> str:
     return (
         f'[stt]\nengine = "whisper"\nmax_streams = 8\npartial_interval_ms = 200\n'
         f"max_utterance_s = 40\nhealth_interval_s = 0.5\n"
-        f'[stt.whisper]\nmodel = "{model}"\nthreads = 1\ncompute_type = "int8"\n'
+        f'[stt.whisper]\nmodel = "{model}"\nworkers = 1\nthreads = 1\ncompute_type = "int8"\n'
         f"short_finals = true\nfinal_deadline_ms = 20000\n"
         f"[stt.whisper.guards]\noff = [{off}]\n"
     )
@@ -298,7 +298,7 @@ def test_the_engine_loads_without_anything_that_could_fetch(model: Path) -> None
         "from services.common.clock import SystemClock\n"
         "from services.stt.engines.whisper.config import WhisperConfig\n"
         "from services.stt.engines.whisper.engine import WhisperEngine\n"
-        "config = WhisperConfig(threads=1, compute_type='int8')\n"
+        "config = WhisperConfig(workers=1, threads=1, compute_type='int8')\n"
         f"engine = WhisperEngine.load(config, Path({str(model)!r}), SystemClock())\n"
         "engine.check()\n"
         "engine.close()\n"

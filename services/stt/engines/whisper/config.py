@@ -26,11 +26,16 @@ class WhisperConfig(Section):
     device: Device = Device.AUTO
     device_indexes: list[int] = Field(default_factory=list)  # of GPUs; empty: all
     compute_type: str = "auto"  # or one of CTranslate2's: int8, float16, int8_float16 ...
-    threads: int = Field(default=0, ge=0)  # of each batch on the processor; 0: one for each core
+    # Batches at the same time on the processor, and the threads of each. 0: one batch on all cores
+    # or one on each core, whichever turns out to decode more.
+    workers: int = Field(default=0, ge=0)
+    threads: int = Field(default=0, ge=0)
     max_batch: int = Field(default=16, ge=1)
     batch_window_ms: float = Field(default=6.0, ge=0)  # that a batch waits for company
+    # No final can interrupt a batch of partials: it is kept short, by measuring at the start.
+    partial_batch_ms: float = Field(default=120.0, gt=0)
     # Lengths to which speech is padded; windows of equal length can share a batch.
-    windows_s: list[float] = Field(default=[3.0, 6.0, 12.0, 20.0, MAX_WINDOW_S])
+    windows_s: list[float] = Field(default=[2.0, 3.0, 6.0, 12.0, 20.0, MAX_WINDOW_S])
     # Whisper was trained on windows of 30 s. Short ones save most of the work, for finals too;
     # check the accuracy on your own speech first (docs/speech-recognition.md).
     short_finals: bool = False
@@ -42,7 +47,7 @@ class WhisperConfig(Section):
     beam: int = Field(default=1, ge=1, le=10)  # of finals
     slot_beam: int = Field(default=4, ge=1, le=10)  # of finals where only certain phrases fit
     retry_beam: int = Field(default=5, ge=1, le=10)  # of the second try, when a guard has tripped
-    word_times: bool = True
+    word_times: bool = True  # costs about as much as the encoder, in finals
     languages: list[str] = Field(default_factory=list)  # that callers may speak; empty: all
     partial_age_ms: float = Field(default=400.0, gt=0)  # a partial that waits longer is dropped
     final_deadline_ms: float = Field(default=4_000.0, gt=0)

@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from services.stt.engines.whisper.decoding import Request
+    from services.stt.engines.whisper.mel import Floats
 
 _REQUIRED = ("model.bin", "config.json", "tokenizer.json")
 _VOCABULARIES = ("vocabulary.json", "vocabulary.txt")
 _MAX_TOKENS = 224  # half of the model's text context
 _MS_PER_POSITION = 20  # of the encoder's output
 _MEL_SIZES = (80, 128)
+_ENCODED_TOGETHER = 4
 
 
 def check_folder(folder: Path) -> None:
@@ -48,10 +50,20 @@ def check_folder(folder: Path) -> None:
 
 
 class CTranslateDecoder:
-    """A model loaded on one device (services.stt.engines.whisper.decoding.Decoder)."""
+    """A model loaded on one device (services.stt.engines.whisper.decoding.Decoder).
+
+    As many threads as it has `workers` may use it at a time; they share the weights.
+    """
 
     def __init__(
-        self, folder: Path, *, device: str, device_index: int, compute_type: str, threads: int
+        self,
+        folder: Path,
+        *,
+        device: str,
+        device_index: int,
+        compute_type: str,
+        threads: int,
+        workers: int = 1,
     ) -> None:
         check_folder(folder)
         try:
@@ -61,10 +73,11 @@ class CTranslateDecoder:
                 device_index=device_index,
                 compute_type=compute_type,
                 intra_threads=threads,
-                inter_threads=1,
+                inter_threads=workers,
             )
         except (RuntimeError, ValueError) as error:
             raise ConfigError(f"the model in {folder} cannot be loaded: {error}") from error
+        self.on_cpu = device == "cpu"
         self._mels = int(self.model.n_mels)
         if self._mels not in _MEL_SIZES:
             raise ConfigError(f"the model in {folder} takes {self._mels} mel bands, not 80 or 128")
@@ -88,7 +101,7 @@ class CTranslateDecoder:
 
     def _decode(self, requests: Sequence[Request]) -> list[Decoded]:
         features = np.stack([pad(request.features, request.frames) for request in requests])
-        encoded = self.model.encode(ctranslate2.StorageView.from_array(features))
+        encoded = self._encode(features)
         languages = self._languages(requests, encoded)
         prompts = [
             self._with_language(request, language).tokens
@@ -111,6 +124,17 @@ class CTranslateDecoder:
             for result, limit, language in zip(results, limits, languages, strict=True)
         ]
         return self._aligned(requests, encoded, decoded)
+
+    def _encode(self, features: Floats) -> Any:
+        """The encoder gains nothing from batches on a processor, and loses its cache in large ones:
+        there it is run in small ones."""
+        view = ctranslate2.StorageView.from_array
+        if not self.on_cpu or len(features) <= _ENCODED_TOGETHER:
+            return self.model.encode(view(features))
+        starts = range(0, len(features), _ENCODED_TOGETHER)
+        pieces = (features[at : at + _ENCODED_TOGETHER] for at in starts)
+        encoded = [np.array(self.model.encode(view(piece))) for piece in pieces]
+        return view(np.concatenate(encoded))
 
     def _limit(self, request: Request) -> int:
         return min(len(request.prompt.prefix) + request.max_tokens, _MAX_TOKENS)

@@ -69,7 +69,7 @@ class Decoded:
 
 
 class Decoder(Protocol):
-    """One device with the model on it; used by one thread at a time."""
+    """One device with the model on it, or the share of one thread in it."""
 
     @property
     def tokens(self) -> WhisperTokens: ...

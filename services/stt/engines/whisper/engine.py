@@ -46,6 +46,7 @@ class WhisperEngine:
         self._recognisers: dict[Vocabulary, WhisperRecogniser] = {}
         schedule = Schedule(
             max_batch=config.max_batch,
+            max_partials=placed.max_partials,
             window_ms=config.batch_window_ms,
             partial_age_ms=config.partial_age_ms,
             riders=placed.riders,

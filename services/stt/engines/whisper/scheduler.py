@@ -77,9 +77,13 @@ class Dropped:
 
 @dataclass(slots=True, kw_only=True)
 class Schedule:
-    """The queue. `riders`: partials may share a batch with finals, which they make longer."""
+    """The queue. `riders`: partials may share a batch with finals, which they make longer.
+
+    `max_partials`: so many at most in a batch of partials only, which no final can interrupt.
+    """
 
     max_batch: int
+    max_partials: int | None = None
     window_ms: float
     partial_age_ms: float
     riders: bool = True
@@ -110,7 +114,7 @@ class Schedule:
         batch = self._batch()
         # The window runs from the first job queued, so that nobody waits for company twice.
         ready_ms = min(job.queued_ms for job in batch) + self.window_ms
-        if len(batch) < self.max_batch and now_ms < ready_ms:
+        if len(batch) < self._most(batch[0]) and now_ms < ready_ms:
             return Wait(ready_ms), dropped
         for job in batch:
             del self._jobs[job.number]
@@ -125,7 +129,12 @@ class Schedule:
             if job.shape == head.shape
             and (self.riders or (job.kind is Kind.PARTIAL) == (head.kind is Kind.PARTIAL))
         ]
-        return tuple(fitting[: self.max_batch])
+        return tuple(fitting[: self._most(head)])
+
+    def _most(self, head: Job) -> int:
+        if head.kind is Kind.PARTIAL and self.max_partials is not None:
+            return min(self.max_batch, self.max_partials)
+        return self.max_batch
 
     def _drop_old(self, now_ms: float) -> list[Dropped]:
         dropped = []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -169,9 +171,31 @@ def test_a_broken_file_is_an_error_that_names_the_folder(tmp_path: Path, name: s
 
 
 def test_the_fastest_form_is_found_by_measuring() -> None:
-    placed = place(whisper_model.toy(), WhisperConfig(threads=1), SystemClock())
+    placed = place(whisper_model.toy(), WhisperConfig(), SystemClock())
     assert placed.compute_type in ("int8", "float32")
-    assert len(placed.decoders) == 1
+    assert len(placed.decoders) in (1, os.cpu_count())
+
+
+@pytest.mark.parametrize(
+    ("settings", "decoders"), [({"workers": 1, "threads": 1}, 1), ({"workers": 3}, 3)]
+)
+def test_the_cores_can_be_shared_out_by_hand(settings: dict[str, int], decoders: int) -> None:
+    config = WhisperConfig.model_validate({"compute_type": "int8", **settings})
+    placed = place(whisper_model.toy(), config, SystemClock())
+    assert len(placed.decoders) == decoders
+    assert len(set(map(id, placed.decoders))) == 1
+
+
+def test_workers_that_share_a_model_decode_at_once_and_do_not_mix() -> None:
+    decoder = CTranslateDecoder(
+        whisper_model.toy(), device="cpu", device_index=0, compute_type="float32", threads=1,
+        workers=2,
+    )  # fmt: skip
+    requests = [request(decoder, frames, align=True) for frames in (60, 120, 180, 240) * 3]
+    with ThreadPoolExecutor(2) as threads:
+        together = list(threads.map(lambda one: decoder.decode([one])[0], requests))
+    for parallel, one in zip(together, requests, strict=True):
+        same(parallel, decoder.decode([one])[0])
 
 
 @pytest.mark.parametrize(
@@ -185,14 +209,19 @@ def test_the_fastest_form_is_found_by_measuring() -> None:
 def test_what_this_machine_or_model_cannot_do_is_refused(
     settings: dict[str, object], message: str
 ) -> None:
-    config = WhisperConfig.model_validate({"threads": 1, **settings})
+    config = WhisperConfig.model_validate({"workers": 1, "threads": 1, **settings})
     with pytest.raises(ConfigError, match=message):
         WhisperEngine.load(config, whisper_model.toy(), SystemClock())
 
 
 def test_speech_goes_through_voice_detection_and_a_real_model() -> None:
     config = WhisperConfig(
-        threads=1, compute_type="int8", short_finals=True, guards=ALL_OFF, final_deadline_ms=20_000
+        workers=1,
+        threads=1,
+        compute_type="int8",
+        short_finals=True,
+        guards=ALL_OFF,
+        final_deadline_ms=20_000,
     )
     engine = WhisperEngine.load(config, whisper_model.toy(), SystemClock())
     engine.check()

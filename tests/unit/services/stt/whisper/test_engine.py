@@ -86,7 +86,7 @@ def test_each_partial_forces_what_two_before_it_agreed_on() -> None:
     prefixes = [
         decoder.tokens.decode(batch[0].prompt.prefix)
         for batch in decoder.batches
-        if batch[0].frames == 300
+        if batch[0].frames < 600
     ]
     assert len(texts) >= 4
     assert all(HELLO.startswith(text) for text in texts)
@@ -311,7 +311,7 @@ def test_two_devices_decode_at_the_same_time() -> None:
     subject = WhisperEngine(
         WhisperConfig(batch_window_ms=0),
         SystemClock(),
-        Placed(decoders, "tones", riders=True),
+        Placed(decoders, "tones", riders=True, max_partials=16),
         lambda: loud,
     )
     recogniser = subject.prepare(Vocabulary(language="en", phrase_sets=()))

@@ -112,6 +112,15 @@ def test_a_newer_guess_replaces_the_older_one_of_the_same_utterance() -> None:
     assert numbers(queue, 50.0) == [2]
 
 
+def test_a_batch_of_partials_is_kept_short_and_one_of_finals_is_not() -> None:
+    queue = Schedule(max_batch=4, max_partials=2, window_ms=5, partial_age_ms=400, riders=False)
+    for number in range(4):
+        queue.add(job(number, Kind.PARTIAL))
+        queue.add(job(number + 10, Kind.FINAL))
+    taken = [numbers(queue, 0.0) for _ in range(3)]
+    assert taken == [[10, 11, 12, 13], [0, 1], [2, 3]]
+
+
 def test_cancelling_frees_the_place_in_the_queue() -> None:
     queue = schedule()
     queue.add(job(1))
