@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from services.audit.commands import app as audit
 from services.common import config, logging
 from services.common.errors import ConfigError, LandlineError
 from services.common.process import EXIT_CONFIG
@@ -28,14 +29,12 @@ from services.stack import state_path
 if TYPE_CHECKING:
     from services.audit.records import Event
 
-EXIT_TAMPERED = 3
 app = typer.Typer(
     help="Phone voice agents that run wholly on your own machines.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-audit = typer.Typer(help="Check the local record of what happened.", no_args_is_help=True)
 app.add_typer(audit, name="audit")
 
 ConfigOption = Annotated[
@@ -223,36 +222,6 @@ def _show_call(events: list[Event], call_id: str, *, as_json: bool) -> None:
         if line is not None:
             console.print(f"{readable(event)[:8]}", style="dim", end="")
             _show(*line)
-
-
-@audit.command()
-def verify(
-    journal: Annotated[
-        Path | None, typer.Argument(help="A journal; left out: the one of landline.toml.")
-    ] = None,
-    config_path: ConfigOption = DEFAULT_CONFIG,
-    as_json: JsonOption = False,
-) -> None:
-    """Check the hash chain of the journal from its first record to its last.
-
-    Exit code 0: unbroken. 1: it cannot be read. 3: it has been tampered with or is damaged.
-    """
-    from services.audit.verify import verify_file
-
-    path = journal or _journal(config_path)
-    try:
-        verdict = verify_file(path)
-    except OSError as error:
-        raise LandlineError(f"cannot read {path}: {error.strerror}") from error
-    if as_json:
-        print(json.dumps({"journal": str(path), **dataclasses.asdict(verdict)}))
-    elif verdict.ok:
-        console.print(f"{path}: {verdict.records} records, unbroken; head {verdict.head}")
-    else:
-        errors.print(f"{path}: BROKEN at line {verdict.line}: {verdict.reason}", style="red")
-        errors.print(f"{verdict.records} records before it are unbroken")
-    if not verdict.ok:
-        raise typer.Exit(EXIT_TAMPERED)
 
 
 def _journal(config_path: Path) -> Path:

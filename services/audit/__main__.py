@@ -40,7 +40,7 @@ async def main(file: ConfigFile, stop: asyncio.Event) -> None:
         writer=config.writer,
         clock=clock,
         fsync=config.fsync,
-        sealer=Sealer(folder.keys, clock),
+        sealer=Sealer(folder.keys, config.writer, clock),
         segment_bytes=int(config.segment_mb * _MIB),
         min_free_bytes=config.min_free_mb * _MIB,
         max_bytes=config.max_mb * _MIB,

@@ -18,7 +18,7 @@ from services.audit.notes import (
     parse_checkpoint,
     parse_verifier_key,
 )
-from services.audit.seals import SealCheck, SealKey
+from services.audit.seals import SealCheck, VerificationKeys
 from services.audit.segments import write_whole
 from services.audit.tiles import TileError, Tiles
 from services.audit.verify import Chain, walk, writer_of
@@ -70,7 +70,8 @@ class Evidence:
 
     `journals` are live files; `log` is the log's folder, None to leave it out; `seal_key` the key
     file of the running epoch, None where it cannot be seen. `verifier` is the log's verifier key
-    from somewhere else; without it the one beside the log is believed.
+    from somewhere else; without it the one beside the log is believed. `key_here` is the seals'
+    verification key where it has not been moved to another machine.
     """
 
     journals: Sequence[Path]
@@ -78,7 +79,8 @@ class Evidence:
     log_key: Path | None = None
     verifier: VerifierKey | None = None
     seal_key: Path | None = None
-    verification_keys: Mapping[int, SealKey] = field(default_factory=dict)
+    verification_keys: VerificationKeys = field(default_factory=dict)
+    key_here: Path | None = None
     witnesses: Sequence[Witnessed] = ()
 
 
@@ -181,6 +183,7 @@ class Check:
         for stream, started in zip(self._streams, self._started, strict=True):
             self._conclude(stream, started)
         self._check_seal_key()
+        self._check_writers()
         report.cannot_detect = cannot_detect(self._evidence, report)
         return report
 
@@ -418,6 +421,23 @@ class Check:
             }
         )
 
+    def _check_writers(self) -> None:
+        """A name has one journal: two of one name are two versions of one history."""
+        seen: dict[str, Path] = {}
+        for stream in self._streams:
+            writer = stream.chain.writer
+            if writer is not None and writer in seen:
+                what = f"the writer {writer!r} has another journal: {seen[writer]}"
+                self._report.add(Kind.TAMPERED, stream.live, what)
+            seen[writer or ""] = stream.live
+        if self._evidence.key_here is not None:
+            self._report.add(
+                Kind.WARNING,
+                self._evidence.key_here,
+                "the verification key lies on the machine whose seals it checks: whoever takes the "
+                "machine can forge them all; move it away with landline audit keys export FILE",
+            )
+
     def _check_seal_key(self) -> None:
         """The key of the running epoch must be the one that the verification key leads to."""
         path = self._evidence.seal_key
@@ -439,7 +459,7 @@ class Check:
                 f"the seal key stands at epoch {key.epoch}, the journal's next seal is that of "
                 f"epoch {due}: records were removed from the journal's end",
             )
-        right = chain.seals.key_of(key.epoch) if key.epoch >= due - 1 else None
+        right = chain.seals.key_of(chain.writer or "", key.epoch) if key.epoch >= due - 1 else None
         if right is not None and right.key != key.key:
             report.add(Kind.TAMPERED, path, f"it is not the key that epoch {key.epoch} must have")
 

@@ -143,7 +143,7 @@ class Journal:
         """End the running epoch, empty or not, and begin the next under its own key."""
         if self._sealer is None:
             return None
-        fields = self._sealer.fields(count=self._sequence, head=self._head, writer=self._writer)
+        fields = self._sealer.fields(count=self._sequence, head=self._head)
         (record,) = self.append(
             [Event(type=SEAL, time_unix_ms=self._clock.wall_ms(), fields=fields)]
         )

@@ -21,8 +21,10 @@ from services.audit.segments import write_whole
 from services.common.errors import LandlineError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
     from pathlib import Path
+
+    from services.audit.seals import VerificationKeys
 
 
 class KeyFileError(LandlineError):
@@ -31,8 +33,7 @@ class KeyFileError(LandlineError):
 
 def write_private(path: Path, data: bytes) -> None:
     """Write a file that only its owner can read; whole or not at all, and on disk afterwards."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.parent.chmod(0o700)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_whole(path, data, mode=0o600)
 
 
@@ -50,15 +51,21 @@ def read_private(path: Path) -> bytes:
         raise KeyFileError(f"cannot read {path}: {error.strerror}") from error
 
 
-def overwrite(path: Path, data: bytes) -> None:
-    """Replace a key, overwriting its old bytes first.
+def erase(path: Path) -> None:
+    """Overwrite and remove a key file.
 
     A journalling file system or a flash disk may keep a copy all the same.
     """
+    with path.open("r+b", buffering=0) as file:
+        file.write(os.urandom(os.fstat(file.fileno()).st_size))
+        os.fsync(file.fileno())
+    path.unlink()
+
+
+def overwrite(path: Path, data: bytes) -> None:
+    """Replace a key, erasing the old one first."""
     if path.exists():
-        with path.open("r+b", buffering=0) as file:
-            file.write(os.urandom(os.fstat(file.fileno()).st_size))
-            os.fsync(file.fileno())
+        erase(path)
     write_private(path, data)
 
 
@@ -76,27 +83,26 @@ def load_seal_key(path: Path) -> SealKey:
 
 def save_seal_key(path: Path, key: SealKey) -> None:
     """Replace the key. The old file stays whole until the new one is there: a crash loses none."""
-    write_private(path, _encode(key))
+    data = {"epoch": key.epoch, "key": key.key.hex()}
+    write_private(path, json.dumps(data).encode() + b"\n")
 
 
-def _encode(key: SealKey) -> bytes:
-    return json.dumps({"epoch": key.epoch, "key": key.key.hex()}).encode() + b"\n"
-
-
-def add_verification_key(path: Path, key: SealKey) -> None:
+def add_verification_key(path: Path, writer: str, key: SealKey) -> None:
     """Add the first key of a series to the file, which is made if it has been moved away."""
     before = path.read_bytes() if path.exists() else b""
-    write_private(path, before + _encode(key))
+    line = {"writer": writer, "epoch": key.epoch, "key": key.key.hex()}
+    write_private(path, before + json.dumps(line).encode() + b"\n")
 
 
-def load_verification_keys(paths: Iterable[Path]) -> Mapping[int, SealKey]:
-    """The first keys of all series, by the epoch they begin with."""
-    keys: dict[int, SealKey] = {}
+def load_verification_keys(paths: Iterable[Path]) -> VerificationKeys:
+    """The first keys of all series, by writer and the epoch they begin with."""
+    keys: dict[str, dict[int, SealKey]] = {}
     for path in paths:
         for line in read_private(path).splitlines():
             try:
                 data = json.loads(line)
-                keys[int(data["epoch"])] = SealKey(int(data["epoch"]), bytes.fromhex(data["key"]))
+                key = SealKey(int(data["epoch"]), bytes.fromhex(data["key"]))
+                keys.setdefault(str(data["writer"]), {})[key.epoch] = key
             except (ValueError, KeyError, TypeError) as error:
                 raise KeyFileError(f"{path} holds no verification keys") from error
     return keys

@@ -28,7 +28,8 @@ from services.audit.notes import (
 )
 from services.audit.segments import write_whole
 from services.audit.tiles import TileError, Tiles
-from services.audit.verify import Chain, walk, writer_of
+from services.audit.verify import Chain, walk
+from services.audit.verify import writer_of as journal_writer
 from services.common.errors import LandlineError
 
 if TYPE_CHECKING:
@@ -55,15 +56,23 @@ class Run:
 class MerkleLog:
     """Takes what is new in the journals and signs a checkpoint over it.
 
-    `journals` are the live files of all writers of the region. Nothing is written before `update`.
+    `journals` are the live files of all writers of the region; `signed_by` is the key of the newest
+    checkpoint, where it is not this one. Nothing is written before `update`.
     """
 
     def __init__(
-        self, folder: Path, *, origin: str, key: Ed25519PrivateKey, journals: Sequence[Path]
+        self,
+        folder: Path,
+        *,
+        origin: str,
+        key: Ed25519PrivateKey,
+        journals: Sequence[Path],
+        signed_by: VerifierKey | None = None,
     ) -> None:
         self._folder = folder
         self._origin = origin
         self._key = key
+        self._signed_by = signed_by or verifier_of(origin, key)
         self._journals = list(journals)
         self._tiles = Tiles(folder)
         self._tree = Tree(self._tiles.write)
@@ -170,9 +179,9 @@ class MerkleLog:
         try:
             state = json.loads(path.read_text(encoding="utf-8"))
             checkpoint = parse_checkpoint(state["checkpoint"])
-            open_checkpoint(state["checkpoint"], self.verifier)
+            open_checkpoint(state["checkpoint"], self._signed_by)
             self._index_bytes = state["index_bytes"]
-            writers = {writer_of(path): path for path in self._journals}
+            writers = {journal_writer(path): path for path in self._journals}
             for data in state["chains"]:
                 if data["writer"] in writers:
                     self._chains[writers[data["writer"]]] = Chain.from_state(data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from services.audit import segments
 from services.audit.records import RecordError, parse
 
 if TYPE_CHECKING:
@@ -38,16 +39,20 @@ class CallSummary:
 def events(journal: Path) -> Iterator[Event]:
     """Every event in order, as far as the journal can be read; RecordError where it cannot.
 
-    A last line that is still being written is left out.
+    A last line that is still being written is left out. FileNotFoundError without a journal.
     """
-    with journal.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                yield parse(line).event
-            except RecordError as error:
-                raise RecordError(f"line {number}: {error}") from error
+    files = segments.all_of(journal)
+    if not files:
+        raise FileNotFoundError(2, "there is no journal", str(journal))
+    for segment in files:
+        with segment.path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    return
+                try:
+                    yield parse(line).event
+                except RecordError as error:
+                    raise RecordError(f"{segment.path.name} line {number}: {error}") from error
 
 
 def calls(journal: Path) -> list[CallSummary]:

@@ -21,7 +21,8 @@ class SealerError(LandlineError):
 class Sealer:
     """The seals of one journal. `reconcile` must be called before anything else."""
 
-    def __init__(self, folder: Path, clock: Clock) -> None:
+    def __init__(self, folder: Path, writer: str, clock: Clock) -> None:
+        self._writer = writer
         self._path = folder / "seal.key"
         self._verification = folder / "verification.key"
         self._clock = clock
@@ -57,11 +58,11 @@ class Sealer:
                 f"at {due}; begin a new series with landline audit keys rotate"
             )
 
-    def fields(self, *, count: int, head: str, writer: str) -> dict[str, Any]:
+    def fields(self, *, count: int, head: str) -> dict[str, Any]:
         """The seal of the running epoch, made for what stands in the journal now."""
         return seal_fields(
             self._key,
-            writer=writer,
+            writer=self._writer,
             count=count,
             head=head,
             started_ms=self._started_ms,
@@ -80,7 +81,7 @@ class Sealer:
         The fields of the record that announces it, to be written before the next seal.
         """
         self._key = new_key(next_epoch or 0)
-        keys.add_verification_key(self._verification, self._key)
+        keys.add_verification_key(self._verification, self._writer, self._key)
         keys.save_seal_key(self._path, self._key)
         return {"epoch": self._key.epoch, "commitment": self._key.commitment()}
 
@@ -90,5 +91,5 @@ class Sealer:
                 f"{self._path} is missing, but the journal has seals up to epoch {next_epoch - 1}; "
                 "begin a new series with landline audit keys rotate"
             )
-        keys.add_verification_key(self._verification, self._key)
+        keys.add_verification_key(self._verification, self._writer, self._key)
         keys.save_seal_key(self._path, self._key)

@@ -11,16 +11,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from services.audit import canonical
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 KEY_BYTES = 32
 SEAL = "epoch_sealed"
@@ -75,15 +73,18 @@ def _mac(key: SealKey, fields: Mapping[str, Any], writer: str) -> str:
     return hmac.new(key.key, text, hashlib.sha256).hexdigest()
 
 
+VerificationKeys: TypeAlias = Mapping[str, Mapping[int, SealKey]]
+
+
 class SealCheck:
     """Follows the seals of one journal: their order always, their codes where there are keys.
 
     `checked` and `unchecked` count seals; `next_epoch` is the number that the next must have, None
-    before the first that is seen. `keys` are the first keys of each series, by epoch.
+    before the first that is seen. `keys` are the first keys of each series, by writer and epoch.
     """
 
-    def __init__(self, keys: Mapping[int, SealKey] | None = None, next_epoch: int | None = None):
-        self._keys = dict(keys or {})
+    def __init__(self, keys: VerificationKeys | None = None, next_epoch: int | None = None) -> None:
+        self._keys = keys or {}
         self._key: SealKey | None = None
         self.next_epoch = next_epoch
         self.checked = 0
@@ -101,7 +102,7 @@ class SealCheck:
             return f"it seals epoch {epoch} where epoch {self.next_epoch} is due"
         if fields.get("count") != count or fields.get("head") != head:
             return f"the seal of epoch {epoch} was made for other records"
-        key = self.key_of(epoch)
+        key = self.key_of(writer, epoch)
         if key is None:
             self.unchecked += 1
         elif not hmac.compare_digest(_mac(key, fields, writer), mac):
@@ -113,21 +114,22 @@ class SealCheck:
         self.next_epoch = epoch + 1
         return ""
 
-    def rotated(self, fields: Mapping[str, Any]) -> str:
+    def rotated(self, fields: Mapping[str, Any], *, writer: str) -> str:
         """What is wrong with the record that announces a new series of keys."""
         epoch, commitment = fields.get("epoch"), fields.get("commitment")
-        key = self._keys.get(epoch) if isinstance(epoch, int) else None
+        key = self._keys.get(writer, {}).get(epoch) if isinstance(epoch, int) else None
         if key is not None and key.commitment() != commitment:
             return f"the verification key from epoch {epoch} is another than the one announced"
         self._key = None
         return ""
 
-    def key_of(self, epoch: int) -> SealKey | None:
+    def key_of(self, writer: str, epoch: int) -> SealKey | None:
         """The key of an epoch, where a verification key reaches it."""
-        starts = [start for start in self._keys if start <= epoch]
+        own = self._keys.get(writer, {})
+        starts = [start for start in own if start <= epoch]
         if not starts:
             return None
-        start = self._keys[max(starts)]
+        start = own[max(starts)]
         if self._key is None or not start.epoch <= self._key.epoch <= epoch:
             self._key = start
         self._key = self._key.at(epoch)

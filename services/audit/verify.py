@@ -267,7 +267,7 @@ class Chain:
             writer = self.writer or ""
             return self.seals.seal(fields, writer=writer, count=self.sequence, head=self.head)
         if type_ == seals.ROTATED:
-            return self.seals.rotated(fields)
+            return self.seals.rotated(fields, writer=self.writer or "")
         if type_ == RETIRED:
             self.retirements.see(fields)
         else:
