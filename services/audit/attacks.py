@@ -34,10 +34,11 @@ class Site:
     root: Path
     earlier: Path
     origin: str
+    first_name: str = "first"
 
     @property
     def first(self) -> AuditFolder:
-        return AuditFolder(self.root / "first")
+        return AuditFolder(self.root / self.first_name)
 
     @property
     def second(self) -> AuditFolder:

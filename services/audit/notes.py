@@ -6,7 +6,6 @@ https://c2sp.org/signed-note, https://c2sp.org/tlog-checkpoint, https://c2sp.org
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -69,7 +68,7 @@ def parse_verifier_key(text: str) -> VerifierKey:
         name, found, key = text.strip().split("+", 2)
         data = base64.b64decode(key, validate=True)
         parsed = VerifierKey(name, data[1:], data[:1])
-    except (ValueError, binascii.Error):
+    except ValueError:
         raise NoteError("a verifier key is written as name+hash+key") from None
     right = len(parsed.public) == 32 and parsed.kind in (_ED25519, _COSIGNATURE)
     if not right or parsed.id.hex() != found:
@@ -116,7 +115,7 @@ def open_checkpoint(note: str, verifier: VerifierKey) -> Checkpoint:
             continue
         try:
             data = base64.b64decode(encoded, validate=True)
-        except binascii.Error:
+        except ValueError:
             continue
         if data[:4] == verifier.id and _holds(verifier, text + "\n", data[4:]):
             return checkpoint
@@ -142,7 +141,7 @@ def parse_checkpoint(note: str) -> Checkpoint:
     try:
         origin, size, root = lines[0], lines[1], base64.b64decode(lines[2], validate=True)
         number = int(size)
-    except (IndexError, ValueError, binascii.Error):
+    except (IndexError, ValueError):
         raise NoteError("this is no checkpoint") from None
     if not separator or not origin or str(number) != size or number < 0 or len(root) != 32:
         raise NoteError("this is no checkpoint")

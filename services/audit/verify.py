@@ -30,6 +30,7 @@ RETIRED = "segments_retired"
 LOG_KEY_ROTATED = "log_key_rotated"
 _SPECIAL = frozenset({seals.SEAL, seals.ROTATED, RETIRED, LOG_KEY_ROTATED})
 _BLOCK_BYTES = 1 << 20
+_LAST_GONE = "the record that was verified last is not there any more"
 _SORTED = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER | orjson.OPT_APPEND_NEWLINE
 
 
@@ -329,11 +330,7 @@ def walk(
         _begin(files[0], chain)
         resumed = False
     else:
-        firsts = [first_sequence(item) for item in files]
-        if chain.file_first not in firsts:
-            chain.break_here(files[0].path.name, "the file that was verified last is gone")
-            return
-        files = files[firsts.index(chain.file_first) :]
+        files = _files_from(files, chain)
         resumed = True
     for segment in files:
         with segment.path.open("rb") as file:
@@ -362,15 +359,30 @@ def walk_file(
         on_bytes(sum(map(len, lines)))
 
 
+def _files_from(files: list[Segment], chain: Chain) -> list[Segment]:
+    """The files from the one on in which the chain stands; none when that is gone."""
+    firsts = [first_sequence(item) for item in files]
+    if firsts[-1] is None and chain.file_first == chain.sequence:
+        firsts[-1] = chain.sequence  # the live file was empty then, and still is
+    if chain.file_first not in firsts:
+        chain.break_here(files[0].path.name, "the file that was verified last is gone")
+        return []
+    at = firsts.index(chain.file_first)
+    if chain.file_first == chain.sequence and at > 0:
+        before = segments.last_line(files[at - 1].path)
+        if chain.head.encode() not in before:
+            chain.break_here(files[at - 1].path.name, _LAST_GONE)
+            return []
+    return files[at:]
+
+
 def _resume(file: BinaryIO, chain: Chain, segment: Segment) -> None:
     """Stand behind the last record that was verified, which must still be there."""
     chain.resume(segment.path.name)
     end = b'"~hash":"%b"}\n' % chain.head.encode()
     file.seek(max(0, chain.good_bytes - len(end)))
-    if chain.version == 2 and file.read(len(end)) != end:
-        chain.break_here(
-            segment.path.name, "the record that was verified last is not there any more"
-        )
+    if chain.good_bytes and chain.version == 2 and file.read(len(end)) != end:
+        chain.break_here(segment.path.name, _LAST_GONE)
     file.seek(chain.good_bytes)
 
 
