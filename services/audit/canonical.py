@@ -1,23 +1,18 @@
-"""Canonical JSON (RFC 8785), quickly: orjson writes it, rfc8785 where the two could differ."""
+"""Canonical JSON (RFC 8785), quickly: msgspec writes it, rfc8785 where the two could differ."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-import orjson
+import msgspec
 import rfc8785
 
 _SAFE_INTEGER = 2**53
 _WIDE = bytes(range(0xF0, 0x100))
 _LITERALS = frozenset({str, bool, type(None)})
-_OPTIONS = (
-    orjson.OPT_SORT_KEYS
-    | orjson.OPT_STRICT_INTEGER
-    | orjson.OPT_PASSTHROUGH_DATACLASS
-    | orjson.OPT_PASSTHROUGH_DATETIME
-    | orjson.OPT_PASSTHROUGH_SUBCLASS
-)
+# A value's canonical bytes if `is_plain` and nothing is wide; names are sorted.
+encode_plain = msgspec.json.Encoder(order="sorted").encode
 
 
 class CanonicalError(ValueError):
@@ -28,10 +23,10 @@ def dumps(value: Any) -> bytes:
     """Canonical JSON of an object or array; CanonicalError for NaN, big integers and the like."""
     try:
         if is_plain(value):
-            data = orjson.dumps(value, option=_OPTIONS)
+            data = encode_plain(value)
             if data.isascii() or not has_wide(data):
                 return data
-    except (TypeError, RecursionError):
+    except (TypeError, ValueError, RecursionError):
         pass  # the slower one knows better, or says what is wrong
     try:
         return rfc8785.dumps(value)
@@ -40,7 +35,7 @@ def dumps(value: Any) -> bytes:
 
 
 def is_plain(value: Any) -> bool:
-    """Whether orjson writes the numbers of this value as RFC 8785 does.
+    """Whether msgspec writes the numbers of this value as RFC 8785 does.
 
     It does not for those with an exponent, whole floating point numbers and very large ones.
     """
@@ -52,7 +47,9 @@ def is_plain(value: Any) -> bool:
     if kind is float:
         return bool(1e-3 < value < 1e12 or -1e12 < value < -1e-3) and value % 1 != 0
     if kind is dict:
-        for item in value.values():
+        for name, item in value.items():
+            if name.__class__ is not str:
+                return False
             if item.__class__ not in _LITERALS and not is_plain(item):
                 return False
         return True
@@ -62,6 +59,14 @@ def is_plain(value: Any) -> bool:
 def has_wide(data: bytes) -> bool:
     """Whether text in UTF-8 has characters beyond the basic plane, which sort differently."""
     return len(data.translate(None, _WIDE)) != len(data)
+
+
+def text(value: str) -> bytes:
+    """A text in canonical JSON; CanonicalError when UTF-8 cannot hold it."""
+    try:
+        return encode_plain(value)
+    except (TypeError, ValueError) as error:
+        raise CanonicalError(str(error)) from error
 
 
 def loads(data: bytes) -> Any:

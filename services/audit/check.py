@@ -145,16 +145,21 @@ class _Stream:
 
 
 class Check:
-    """One check. `state` is what an earlier check of the same evidence returned with `state()`."""
+    """One check. `state` is what an earlier check of the same evidence returned with `state()`.
+
+    `form` adds whether every line is canonical JSON; its hash holds or not without that.
+    """
 
     def __init__(
         self,
         evidence: Evidence,
         *,
         state: Mapping[str, Any] | None = None,
+        form: bool = False,
         on_bytes: Callable[[int], None] = lambda _count: None,
     ) -> None:
         self._evidence = evidence
+        self._form = form
         self._report = Report()
         self._tree = Tree(self._compare_tile)
         self._tiles = Tiles(evidence.log) if evidence.log is not None else None
@@ -209,7 +214,9 @@ class Check:
         if state is not None:
             writer = writer_of(live)
             known = next((item for item in state["journals"] if item["writer"] == writer), {})
-        chain = Chain.from_state(known, seals) if known else Chain(seal_check=seals)
+        form = self._form
+        fresh = Chain(seal_check=seals, form=form)
+        chain = Chain.from_state(known, seals, form=form) if known else fresh
         stream = _Stream(live, chain, on_bytes)
         stream.waiting = [bytes.fromhex(leaf) for leaf in known.get("waiting", ())]
         return stream

@@ -64,6 +64,9 @@ def verify(
         list[Path] | None, typer.Option(help="First keys of the seals, kept on another machine.")
     ] = None,
     log_key: LogKeyOption = None,
+    form: Annotated[
+        bool, typer.Option("--form", help="Check also that every line is canonical JSON.")
+    ] = False,
     witness: Annotated[list[Path] | None, typer.Option(help="A witness's state file.")] = None,
     root: Annotated[list[str] | None, typer.Option(help="A printed root.")] = None,
 ) -> None:
@@ -82,7 +85,7 @@ def verify(
     evidence = _evidence(journal, config_path, verification_key or (), log_key, witnessed)
     before = check.load_check_state(state) if state else None
     with _progress(evidence, quiet=as_json or before is not None) as on_bytes:
-        checking = check.Check(evidence, state=before, on_bytes=on_bytes)
+        checking = check.Check(evidence, state=before, form=form, on_bytes=on_bytes)
         report = checking.run()
     if state is not None and report.ok:
         check.save_check_state(state, checking.state())

@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
-import orjson
-
 from services.audit import canonical, records_v1
 
 GENESIS = "0" * 64
@@ -77,17 +75,17 @@ def prepare(event: Event) -> Prepared:
     if not -_MAX_INTEGER < event.time_unix_ms < _MAX_INTEGER:
         raise RecordError("its time is out of range")
     try:
-        named = b',"id":' + orjson.dumps(event.id) if event.id else b""
+        named = b',"id":' + canonical.text(event.id) if event.id else b""
         front = b'","call_id":%b,"fields":%b%b,"seq":' % (
-            orjson.dumps(event.call_id),
+            canonical.text(event.call_id),
             canonical.dumps(event.fields),
             named,
         )
         back = b',"time_unix_ms":%d,"type":%b,"v":2,"writer":' % (
             event.time_unix_ms,
-            orjson.dumps(event.type),
+            canonical.text(event.type),
         )
-    except (canonical.CanonicalError, TypeError) as error:
+    except canonical.CanonicalError as error:
         raise RecordError(f"it cannot be written as canonical JSON: {error}") from error
     return Prepared(event, front, back)
 
@@ -101,7 +99,7 @@ def chain(event: Event | Prepared, *, sequence: int, writer: str, prev: str) -> 
         parts.front,
         sequence,
         parts.back,
-        orjson.dumps(writer),
+        canonical.text(writer),
     )
     digest = sha256(b"\0" + body + b"}").hexdigest()
     return Record(

@@ -27,7 +27,7 @@ _KEEPALIVE = (
     ("grpc.enable_http_proxy", 0),
 )
 # Two processes must never share a port unknowingly, and a restarted peer is found again at once.
-# Beyond a thousand requests that wait at once gRPC cancels some at random, unless it is told not to.
+# Beyond a thousand requests that wait at once gRPC cancels some at random if not told otherwise.
 _SERVER_OPTIONS = (
     *_KEEPALIVE,
     ("grpc.so_reuseport", 0),
