@@ -169,6 +169,71 @@ def call(
 
 
 @app.command()
+def doctor(
+    trunk: Annotated[
+        str | None, typer.Argument(help="Name of a trunk; left out: all, one after the other.")
+    ] = None,
+    number: Annotated[
+        str,
+        typer.Option(
+            help="What to dial: a number that leads back to this trunk, or an echo test. "
+            "Left out: the trunk's own username."
+        ),
+    ] = "",
+    transfer_to: Annotated[
+        str, typer.Option(help="Where REFER points to; left out: the number.")
+    ] = "",
+    show_ladder: Annotated[
+        bool, typer.Option("--ladder", help="Draw the SIP messages, without secrets.")
+    ] = False,
+    config_path: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Prove a trunk with a real registration and a real call, check by check.
+
+    Run it while Landline is stopped. Exit code 0: nothing failed. 1: something did.
+
+    Example: landline doctor pbx --number 200 --ladder
+    """
+    from sip_gateway.config import SipConfig
+    from sip_gateway.doctor.examination import chosen_trunks, examine_trunk
+    from sip_gateway.doctor.findings import Status, worst
+    from sip_gateway.doctor.ladder import ladder
+    from sip_gateway.doctor.report import line, report, summary
+
+    file = config.load(config_path, overrides or ())
+    logging.configure("doctor", level="ERROR")
+    settings = file.section("sip", SipConfig)
+    reports = []
+    failed = False
+    for chosen in chosen_trunks(settings, trunk):
+        if not as_json:
+            console.print(f"trunk {chosen.name}", style="bold")
+        findings, messages = asyncio.run(
+            examine_trunk(
+                settings,
+                chosen,
+                number=number,
+                transfer_to=transfer_to,
+                show=(lambda _finding: None)
+                if as_json
+                else lambda f: console.print(line(f), soft_wrap=True),
+            )
+        )
+        failed = failed or worst(findings) is Status.FAIL
+        reports.append(report(chosen.name, findings, messages))
+        if not as_json:
+            console.print(summary(findings))
+        if show_ladder and not as_json:
+            console.print(ladder(messages), highlight=False, markup=False, soft_wrap=True)
+    if as_json:
+        print(json.dumps(reports))
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
 def calls(
     call_id: Annotated[
         str | None, typer.Argument(help="One call: its transcript and delays.")

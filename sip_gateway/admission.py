@@ -7,14 +7,18 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sip_gateway.config import Trunk, TrunkKind
+from sip_gateway import dids, encryption
+from sip_gateway.dialling import Outcome
 from sip_gateway.events import Refusal
+from sip_gateway.trunk import Trunk, TrunkKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from services.common.clock import Clock
+    from sip_gateway.dialling import Verdict
     from sip_gateway.events import Invite
+    from sip_gateway.house import House
 
 RETRY_AFTER_FULL_S = 10
 RETRY_AFTER_STOPPING_S = 5
@@ -22,13 +26,12 @@ RETRY_AFTER_STOPPING_S = 5
 # used up: the assertion that then fails would end the process. A call takes two.
 NEW_CALLS_PER_S = 10.0
 NEW_CALLS_BURST = 10.0
+UNKNOWN_NUMBER = Refusal(sip_status=404, why="unknown_number")
 UNKNOWN_SOURCE = Refusal(sip_status=403, why="unknown_source")
 FULL = Refusal(sip_status=503, why="full", retry_after_s=RETRY_AFTER_FULL_S)
 TOO_FAST = Refusal(sip_status=503, why="too_fast", retry_after_s=1)
 STOPPING = Refusal(sip_status=503, why="stopping", retry_after_s=RETRY_AFTER_STOPPING_S)
-AGENT_UNAVAILABLE = Refusal(
-    sip_status=503, why="agent_unavailable", retry_after_s=RETRY_AFTER_STOPPING_S
-)
+NO_RTP_PORTS = Refusal(sip_status=503, why="no_rtp_ports", retry_after_s=RETRY_AFTER_FULL_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +52,22 @@ class Admission:
     is where the call too many is refused with an answer that tells it to come back.
     """
 
-    def __init__(self, trunks: Iterable[Trunk], *, clock: Clock, limit: int = 0) -> None:
+    def __init__(
+        self,
+        trunks: Iterable[Trunk],
+        *,
+        clock: Clock,
+        limit: int = 0,
+        country: str = "",
+        house: House | None = None,
+        rtp_is_free: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`rtp_is_free` tells whether a call would get its ports; it must not block."""
         self.limit = limit
+        self._house = house
+        self._rtp_is_free = rtp_is_free
         self._clock = clock
+        self._country = country
         self._tokens = NEW_CALLS_BURST
         self._tokens_at_ms = clock.now_ms()
         self.stopping = False
@@ -71,7 +87,11 @@ class Admission:
         """The trunk that this call belongs to.
 
         Several extensions may be registered at one PBX: the one that was dialled comes first.
+        The edge, where there is one, has decided already.
         """
+        if invite.via_edge:
+            named = (item.trunk for item in self._sources if item.trunk.name == invite.trunk)
+            return next(named, None)
         try:
             ip = ipaddress.IPv4Address(invite.source_ip)
         except ValueError:
@@ -81,15 +101,43 @@ class Admission:
         peers = [trunk for trunk in matching if trunk.kind is TrunkKind.PEER]
         return next(iter(dialled or peers or matching), None)
 
+    def networks_of(self, trunk_name: str) -> tuple[ipaddress.IPv4Network, ...]:
+        """Where that trunk's calls may come from, as far as it is known now."""
+        found = (item.networks for item in self._sources if item.trunk.name == trunk_name)
+        return next(found, ())
+
     def decide(self, invite: Invite, other_legs: int) -> Refusal | None:
         """None to take the call. `other_legs` are those that PJSIP holds beside it."""
-        if self.trunk_of(invite) is None:
+        trunk = self.trunk_of(invite)
+        if trunk is None:
             return UNKNOWN_SOURCE
+        emergency = self._emergency(invite)
+        if emergency is None and dids.route(trunk, invite, self._country) is None:
+            return UNKNOWN_NUMBER
+        unfit = encryption.refusal(trunk.srtp, invite.body)
+        if unfit is not None:
+            return unfit
         if self.stopping:
             return STOPPING
         if other_legs >= self.limit:
-            return FULL
-        return None if self._take_token() else TOO_FAST
+            return self._no_line(FULL, emergency)
+        if not self._take_token():
+            return TOO_FAST
+        return None if self._rtp_is_free() else self._no_line(NO_RTP_PORTS, emergency)
+
+    def _emergency(self, invite: Invite) -> Verdict | None:
+        """What becomes of a call for help; None for any other."""
+        if self._house is None:
+            return None
+        return self._house.emergency(invite.request_user, invite.callee)
+
+    def _no_line(self, refusal: Refusal, emergency: Verdict | None) -> Refusal:
+        """In place of a conversation: what needs no line of ours."""
+        if self._house is None:
+            return refusal
+        if emergency is not None and emergency.outcome is Outcome.EMERGENCY:
+            return self._house.redirect(refusal, emergency.target)
+        return self._house.instead(refusal)
 
     def _take_token(self) -> bool:
         now_ms = self._clock.now_ms()

@@ -14,7 +14,7 @@ from services.common.errors import LandlineError
 from services.common.grpc_server import open_channel
 from sip_gateway import messages as m
 from sip_gateway.events import DtmfPressed
-from sip_gateway.media.jitter import StreamStatistics
+from sip_gateway.media.jitter import MediaReport
 from sip_gateway.media.playout import Heard
 from sip_gateway.transfer import TransferState
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from services.common.addresses import HostPort
     from services.common.config import TlsConfig
-    from sip_gateway.media.uplink import CallerFrame
+    from sip_gateway.media.uplink import CallerAudio
 
 _STATES = {
     TransferState.TRYING: pb.TransferUpdated.STATE_TRYING,
@@ -33,7 +33,11 @@ _STATES = {
 
 
 class AgentUnavailableError(LandlineError):
-    """No conversation took the call."""
+    """No conversation took the call. `full`: all works, and all places are in use."""
+
+    def __init__(self, message: str, *, full: bool = False) -> None:
+        super().__init__(message)
+        self.full = full
 
 
 class AgentLostError(LandlineError):
@@ -61,14 +65,21 @@ class AgentClient:
                 await call.initial_metadata()
         except (grpc.aio.AioRpcError, TimeoutError, asyncio.InvalidStateError) as error:
             call.cancel()
-            detail = error.details() if isinstance(error, grpc.aio.AioRpcError) else "no answer"
-            raise AgentUnavailableError(f"the agent at {self._address}: {detail}") from None
+            if isinstance(error, grpc.aio.AioRpcError):
+                raise self._unavailable(error.code(), error.details()) from None
+            raise self._unavailable(None, "no answer") from None
         except asyncio.CancelledError:
             call.cancel()
             raise
-        if call.done() and await call.code() is not grpc.StatusCode.OK:
-            raise AgentUnavailableError(f"the agent at {self._address}: {await call.details()}")
+        if call.done() and (code := await call.code()) is not grpc.StatusCode.OK:
+            raise self._unavailable(code, await call.details())
         return AgentStream(call)
+
+    def _unavailable(
+        self, code: grpc.StatusCode | None, details: str | None
+    ) -> AgentUnavailableError:
+        full = code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        return AgentUnavailableError(f"the agent at {self._address}: {details}", full=full)
 
     async def close(self) -> None:
         await self._channel.close()
@@ -80,10 +91,10 @@ class AgentStream:
     def __init__(self, call: grpc.aio.StreamStreamCall[Any, Any]) -> None:
         self._call = call
 
-    async def send_audio(self, frame: CallerFrame) -> None:
+    async def send_audio(self, audio: CallerAudio) -> None:
         """AgentLostError when the stream is gone."""
         await self._write(
-            pb.ConverseRequest(audio=pb.CallerAudio(first_sample=frame.first_sample, pcm=frame.pcm))
+            pb.ConverseRequest(audio=pb.CallerAudio(first_sample=audio.first_sample, pcm=audio.pcm))
         )
 
     async def send(self, event: m.CallEvent) -> None:
@@ -129,7 +140,9 @@ def _started(started: m.Started) -> pb.CallStarted:
         codec=started.codec,
         region=started.region,
         agent=started.agent,
+        direction=started.direction,
         headers=started.headers,
+        emergency=started.emergency,
     )
 
 
@@ -143,14 +156,23 @@ def _event(event: m.CallEvent) -> pb.ConverseRequest:
             return pb.ConverseRequest(held=pb.CallHeld())
         case m.HeldChanged():
             return pb.ConverseRequest(resumed=pb.CallResumed())
-        case StreamStatistics():
-            return pb.ConverseRequest(media=_statistics(event))
+        case MediaReport():
+            return pb.ConverseRequest(media=_media(event))
         case m.Cleared(clear_id=clear_id, marks=marks):
             cleared = pb.Cleared(clear_id=clear_id, marks=[_played(mark) for mark in marks])
             return pb.ConverseRequest(cleared=cleared)
         case m.TransferUpdated(state=state, sip_status=sip_status, reason=reason):
-            update = pb.TransferUpdated(state=_STATES[state], sip_status=sip_status, reason=reason)
+            update = pb.TransferUpdated(
+                state=_STATES[state],
+                sip_status=sip_status,
+                reason=reason,
+                emergency=event.emergency,
+            )
             return pb.ConverseRequest(transfer=update)
+        case m.LineClosing(deadline_ms=deadline_ms):
+            return pb.ConverseRequest(closing=pb.LineClosing(deadline_ms=deadline_ms))
+        case m.CallerChanged(caller=caller):
+            return pb.ConverseRequest(caller_changed=pb.CallerChanged(caller=caller))
         case m.Ended():
             return pb.ConverseRequest(ended=_ended(event))
 
@@ -159,13 +181,23 @@ def _played(heard: Heard) -> pb.Played:
     return pb.Played(mark=heard.mark, played_ms=heard.played_ms, finished=heard.finished)
 
 
-def _statistics(statistics: StreamStatistics) -> pb.MediaStatistics:
+def _media(report: MediaReport) -> pb.MediaStatistics:
+    statistics = report.totals
     return pb.MediaStatistics(
         jitter_buffer_ms=statistics.jitter_buffer_ms,
         jitter_buffer_discards=statistics.jitter_buffer_discards,
         jitter_buffer_empties=statistics.jitter_buffer_empties,
         packets_received=statistics.packets_received,
         packets_lost=statistics.packets_lost,
+        jitter_buffer_average_ms=statistics.jitter_buffer_average_ms,
+        jitter_ms=statistics.jitter_ms,
+        round_trip_ms=round(statistics.round_trip_ms),
+        packets_reordered=statistics.packets_reordered,
+        packets_sent=statistics.packets_sent,
+        loss_percent=report.lately.loss_percent,
+        r_factor=report.lately.r_factor,
+        mos=report.lately.mos,
+        call_mos=report.overall.mos,
     )
 
 
@@ -191,11 +223,17 @@ def _command(response: pb.ConverseResponse) -> m.Command | None:
             return m.Duck(gain=response.duck.gain, ramp_ms=response.duck.ramp_ms)
         case "transfer":
             transfer = response.transfer
-            return m.Transfer(target=transfer.target, after_playout=transfer.after_playout)
+            return m.Transfer(
+                target=transfer.target,
+                after_playout=transfer.after_playout,
+                attended=transfer.attended,
+            )
         case "send_dtmf":
             return m.SendDtmf(digits=response.send_dtmf.digits)
         case "hold":
             return m.Hold(on=response.hold.on)
+        case "mute":
+            return m.Mute(on=response.mute.on)
         case "hang_up":
             command = response.hang_up
             return m.HangUp(

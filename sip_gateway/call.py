@@ -8,30 +8,34 @@ import secrets
 from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import structlog
 
 from services.common.errors import LandlineError
+from sip_gateway import dids, telemetry
 from sip_gateway import messages as m
-from sip_gateway import telemetry, transfer
-from sip_gateway.admission import AGENT_UNAVAILABLE, STOPPING
-from sip_gateway.agent_client import AgentLostError, AgentUnavailableError
+from sip_gateway.admission import STOPPING
+from sip_gateway.agent_client import AgentLostError
+from sip_gateway.dtmf import DtmfMethod, Keys, valid_digits
+from sip_gateway.ending import CallResult, Ending
 from sip_gateway.events import (
     DtmfPressed,
     LegConfirmed,
     LegEnded,
+    LegReplaced,
     MediaStarted,
+    ReinviteRefused,
     StreamClosed,
     TransferProgressed,
 )
-from sip_gateway.media.call_audio import CallAudio
-from sip_gateway.media.playout import Heard, PlayoutQueue
-from sip_gateway.media.recorder import Recorder, Recording
-from sip_gateway.media.uplink import Uplink
+from sip_gateway.hold import Hold
+from sip_gateway.media.call_media import CallMedia
+from sip_gateway.reception import Reception
 from sip_gateway.sdp import first_common_codec
-from sip_gateway.transfer import TransferState
+from sip_gateway.sip_message import user_of
+from sip_gateway.transfer import Transfers
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -39,46 +43,36 @@ if TYPE_CHECKING:
 
     from services.common.clock import Clock
     from sip_gateway.agent_client import AgentClient, AgentStream
-    from sip_gateway.config import SipConfig, Trunk
+    from sip_gateway.config import SipConfig
+    from sip_gateway.dids import Route
     from sip_gateway.events import Invite, LegEvent
+    from sip_gateway.house import House
     from sip_gateway.leg import Leg
-    from sip_gateway.media.jitter import StreamStatistics
+    from sip_gateway.media.playout import Heard
+    from sip_gateway.transfer import Consult
+    from sip_gateway.trunk import Trunk
 
 _OUTBOX_EVENTS = 1000
 _STATISTICS_S = 5.0
 _AGENT_BEHIND_MS = 10_000
-_DRAIN_POLL_S = 0.02
-_DRAIN_SLACK_MS = 5_000
-# What the caller's own jitter buffer still has to play when the last packet has been sent.
-_PLAYOUT_TAIL_S = 0.12
 _CLOSING_S = 2.0
-
-
-class CallResult(StrEnum):
-    COMPLETED = "completed"
-    ABANDONED = "abandoned"
-    TRANSFERRED = "transferred"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
-    """How and why a call ended; `reason` is a word that can be counted."""
-
-    result: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallContext:
-    """What all calls of a worker share. `post` hands a call to the event loop from any thread."""
+    """What all calls of a worker share.
+
+    `post_at_tick_end` hands a call to the event loop from the media thread.
+    """
 
     config: SipConfig
     agents: AgentClient
+    house: House
     recordings: Path | None
     region: str
+    consult: Consult
     clock: Clock
-    post: Callable[..., None]
+    post_at_tick_end: Callable[..., None]
 
 
 def new_call_id(wall_ms: int) -> str:
@@ -90,32 +84,65 @@ def new_call_id(wall_ms: int) -> str:
 class Call:
     """Runs one call from its INVITE to its end. Everything happens on the event loop."""
 
-    def __init__(self, leg: Leg, invite: Invite, trunk: Trunk, context: CallContext) -> None:
+    def __init__(
+        self,
+        leg: Leg,
+        invite: Invite,
+        trunk: Trunk,
+        route: Route,
+        context: CallContext,
+        *,
+        direction: m.Direction = m.Direction.INBOUND,
+    ) -> None:
+        """An outbound call comes here answered; `invite` says what the agent would see of it."""
         self.call_id = new_call_id(context.clock.wall_ms())
         self._leg = leg
         self._invite = invite
         self._trunk = trunk
+        self._route = route
+        self._direction = direction
         self._context = context
         self._log = structlog.get_logger().bind(call_id=self.call_id)
         self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._leg_ended = asyncio.Event()
-        self._answered_at_ms: float | None = None
+        outbound = direction is m.Direction.OUTBOUND
+        self._answered_at_ms: float | None = context.clock.now_ms() if outbound else None
         self._heard_a_mark = False
         self._held = False
-        self._transfer_deadline: asyncio.TimerHandle | None = None
-        self._transfer_accepted = False
         self._outbox: deque[m.CallEvent] = deque()
-        self._playout = PlayoutQueue()
-        self._uplink = Uplink(context.post)
-        self._audio = CallAudio(
-            playout=self._playout,
-            sink=self._uplink.push,
-            heard=lambda events: context.post(self._on_heard, events),
+        self._media = CallMedia(
+            post=context.post_at_tick_end,
+            on_heard=self._on_heard,
+            settings=context.config.media_of(trunk),
+            trunk=trunk.name,
             clock=context.clock,
+            log=self._log,
         )
-        self._past_streams: StreamStatistics | None = None
-        self._statistics: StreamStatistics | None = None
-        leg.tap = self._audio
+        self._keys = Keys(trunk.dtmf)
+        self._hold = Hold(leg, we_called=direction is m.Direction.OUTBOUND, log=self._log)
+        self._transfers = Transfers(
+            leg,
+            context.config.transfer_allow,
+            dialling=context.house.dialling,
+            consult=partial(context.consult, trunk.name),
+            ring_back=self._media.ring_back,
+            tell=self._tell,
+            on_accepted=lambda: self._end(CallResult.TRANSFERRED, "transferred"),
+            log=self._log,
+        )
+        self._reception = Reception(
+            context.house,
+            call_id=self.call_id,
+            leg=leg,
+            invite=invite,
+            trunk=trunk,
+            direction=direction,
+            agents=context.agents,
+            ending=self._ending,
+            end=self._end,
+            log=self._log,
+        )
+        leg.tap = self._media.tap
         leg.on_event = self._on_leg_event
 
     async def run(self) -> Ending:
@@ -123,20 +150,22 @@ class Call:
         self._log.info(
             "call_offered",
             trunk=self._trunk.name,
+            direction=self._direction,
             caller=self._invite.caller,
             callee=self._invite.callee,
             source=self._invite.source_ip,
             sip_call_id=self._invite.sip_call_id,
         )
         try:
-            stream = await self._reach_agent()
+            stream = await self._reception.receive(self._started())
             if stream is not None:
                 await self._converse(stream)
         except* Exception:
             self._log.exception("call_failed")
             self._end(CallResult.FAILED, "internal_error")
         await self._hang_up_leg()
-        await self._close_recorder()
+        await self._reception.close()
+        await self._media.stop_recording()
         ending = self._ending.result()
         telemetry.CALLS.labels(ending.result, ending.reason).inc()
         self._log.info("call_ended", result=ending.result, reason=ending.reason)
@@ -146,69 +175,62 @@ class Call:
         """End the call from outside, for example because the gateway stops."""
         self._end(result, reason)
 
-    # -- before the answer ----------------------------------------------------------------------
+    def announce_closing(self, deadline_ms: int) -> None:
+        """Have the agent say goodbye; whoever called this ends the call after `deadline_ms`."""
+        self._tell(m.LineClosing(deadline_ms=deadline_ms))
 
-    async def _reach_agent(self) -> AgentStream | None:
-        """The agent's stream; None when the call ended before there was one."""
-        opening = asyncio.ensure_future(self._context.agents.open(self._started()))
-        await _first_of(opening, self._ending)
-        if self._ending.done():
-            opening.cancel()
-            with contextlib.suppress(asyncio.CancelledError, AgentUnavailableError):
-                (await opening).cancel()
-            return None
-        try:
-            return await opening
-        except AgentUnavailableError as error:
-            self._log.error("agent_unavailable", reason=str(error))
-            telemetry.REFUSED.labels(AGENT_UNAVAILABLE.why).inc()
-            self._end(CallResult.FAILED, AGENT_UNAVAILABLE.why)
-            with contextlib.suppress(LandlineError):
-                await self._leg.refuse(AGENT_UNAVAILABLE)
-            return None
+    # -- before the answer ----------------------------------------------------------------------
 
     def _started(self) -> m.Started:
         codecs = tuple(self._context.config.codecs)
         return m.Started(
             call_id=self.call_id,
-            caller=self._invite.caller,
-            callee=self._invite.callee,
+            caller=dids.e164(self._invite.caller, self._context.config.country),
+            callee=self._route.number,
             trunk=self._trunk.name,
             codec=first_common_codec(self._invite.body, codecs),
-            region=self._context.region,
-            agent=self._trunk.agent,
+            region=self._route.region or self._context.region,
+            agent=self._route.agent,
+            direction=self._direction,
             headers=self._invite.headers,
         )
 
     # -- the conversation -----------------------------------------------------------------------
 
     async def _converse(self, stream: AgentStream) -> None:
-        self._audio.recorder = await asyncio.to_thread(self._open_recorder)
+        if self._context.recordings is not None:
+            await self._media.record(self._context.recordings / f"{self.call_id}.wav")
         async with asyncio.TaskGroup() as group:
             reader = group.create_task(self._obey(stream, group))
             sender = group.create_task(self._send(stream))
             watch = group.create_task(self._watch())
-            try:
-                await self._leg.answer(200)
-            except LandlineError as error:
-                self._log.warning("answer_failed", reason=str(error))
-                self._end(CallResult.ABANDONED, "caller_cancelled")
+            await self._answer()
             ending = await self._ending
             watch.cancel()
             await self._hang_up_leg()
             ended = await self._close_media(ending)
             self._outbox.append(ended)
-            self._uplink.close()
+            self._media.uplink.close()
             _done, late = await asyncio.wait({reader, sender}, timeout=_CLOSING_S)
             if late:
                 self._log.warning("agent_did_not_close")
                 stream.cancel()
 
+    async def _answer(self) -> None:
+        try:
+            if self._answered_at_ms is None and not self._reception.answered:
+                await self._leg.answer(200)
+            else:
+                await self._leg.connect_media()
+        except LandlineError as error:
+            self._log.warning("answer_failed", reason=str(error))
+            self._end(CallResult.ABANDONED, "caller_cancelled")
+
     async def _send(self, stream: AgentStream) -> None:
         """All that goes to the agent goes through here: cancelling a write breaks the stream."""
         try:
-            while not self._uplink.closed:
-                await self._uplink.wait()
+            while not self._media.uplink.closed:
+                await self._media.uplink.wait()
                 await self._send_pending(stream)
             await self._send_pending(stream)
             await stream.finish()
@@ -219,9 +241,9 @@ class Call:
     async def _send_pending(self, stream: AgentStream) -> None:
         while self._outbox:
             await stream.send(self._outbox.popleft())
-        for frame in self._uplink.take():
-            if not self._ending.done():
-                await stream.send_audio(frame)
+        audio = self._media.uplink.take()
+        if audio is not None and not self._ending.done():
+            await stream.send_audio(audio)
 
     async def _obey(self, stream: AgentStream, group: asyncio.TaskGroup) -> None:
         try:
@@ -237,89 +259,42 @@ class Call:
     async def _obey_one(self, command: m.Command, group: asyncio.TaskGroup) -> None:
         match command:
             case m.Play(mark=mark, pcm=pcm, last=last):
-                dropped = self._playout.enqueue(mark, pcm, last=last)
-                if dropped:
-                    telemetry.PLAYOUT_DROPPED.inc(dropped)
-                    self._log.warning("agent_audio_dropped", mark=mark, bytes=dropped)
+                self._media.play(mark, pcm, last=last)
             case m.Clear(clear_id=clear_id):
-                self._tell(m.Cleared(clear_id=clear_id, marks=self._playout.clear()))
+                self._tell(m.Cleared(clear_id=clear_id, marks=self._media.playout.clear()))
             case m.Duck(gain=gain, ramp_ms=ramp_ms):
-                self._playout.duck(gain, ramp_ms)
+                self._media.playout.duck(gain, ramp_ms)
             case m.Transfer():
                 group.create_task(self._transfer(command))
             case m.HangUp():
                 group.create_task(self._hang_up(command))
             case m.SendDtmf(digits=digits):
-                await self._try("dtmf_not_sent", self._leg.send_dtmf(digits))
+                group.create_task(self._send_keys(digits))
             case m.Hold(on=on):
-                await self._try("hold_failed", self._leg.hold(on))
+                await self._hold.set(on)
+            case m.Mute(on=on):
+                self._media.mute(on)
 
     async def _hang_up(self, command: m.HangUp) -> None:
         if command.after_playout:
-            await self._playout_drained()
+            await self._media.played_out(self._ending)
         self._end(command.result or CallResult.COMPLETED, command.reason or "agent_hung_up")
 
     async def _transfer(self, command: m.Transfer) -> None:
-        if not transfer.allowed(command.target, self._context.config.transfer_allow):
-            self._log.warning("transfer_refused", target=command.target)
-            self._transfer_failed(403, "not in transfer_allow", outcome="not_allowed")
+        if not self._transfers.may_begin(command.target):
             return
-        if self._transfer_deadline is not None:
-            self._transfer_failed(491, "a transfer is already under way", outcome="busy")
-            return
-        self._transfer_deadline = asyncio.get_running_loop().call_later(
-            transfer.DEADLINE_S, self._transfer_failed, 408, "no answer in time"
-        )
         if command.after_playout:
-            await self._playout_drained()
-        try:
-            await self._leg.transfer(command.target)
-        except LandlineError as error:
-            self._transfer_failed(500, str(error))
+            await self._media.played_out(self._ending)
+        await self._transfers.begin(command.target, attended=command.attended)
 
-    def _on_transfer(self, progress: TransferProgressed) -> None:
-        if self._transfer_deadline is None:
-            return
-        state = transfer.state_of(progress)
-        self._log.info("transfer", state=state, sip_status=progress.sip_status)
-        if state is TransferState.FAILED:
-            self._transfer_failed(progress.sip_status, progress.reason)
-            return
-        self._transfer_accepted = True
-        self._tell(
-            m.TransferUpdated(state=state, sip_status=progress.sip_status, reason=progress.reason)
-        )
-        if state is TransferState.ACCEPTED:
-            self._end_transferred()
-
-    def _transfer_failed(self, sip_status: int, reason: str, *, outcome: str = "failed") -> None:
-        telemetry.TRANSFERS.labels(outcome).inc()
-        if outcome == "failed":
-            self._forget_transfer()
-        self._tell(
-            m.TransferUpdated(state=TransferState.FAILED, sip_status=sip_status, reason=reason)
-        )
-
-    def _end_transferred(self) -> None:
-        self._forget_transfer()
-        telemetry.TRANSFERS.labels("accepted").inc()
-        self._end(CallResult.TRANSFERRED, "transferred")
-
-    def _forget_transfer(self) -> None:
-        if self._transfer_deadline is not None:
-            self._transfer_deadline.cancel()
-        self._transfer_deadline = None
-        self._transfer_accepted = False
-
-    async def _playout_drained(self) -> None:
-        """Until all that is queued was sent and the caller has had time to hear it."""
-        clock = self._context.clock
-        deadline_ms = clock.now_ms() + self._playout.queued_ms + _DRAIN_SLACK_MS
-        while not self._playout.drained and clock.now_ms() < deadline_ms:
-            if self._ending.done():
-                return
-            await asyncio.sleep(_DRAIN_POLL_S)
-        await asyncio.sleep(_PLAYOUT_TAIL_S)
+    async def _send_keys(self, digits: str) -> None:
+        method = self._keys.sending
+        if method is not DtmfMethod.INBAND:
+            await self._try("dtmf_not_sent", self._leg.send_dtmf(digits, method))
+        elif valid_digits(digits):
+            self._media.send_keys(digits)
+        else:
+            self._log.warning("dtmf_not_sent", reason=f"{digits!r} are not telephone keys")
 
     async def _try(self, failure: str, operation: Awaitable[None]) -> None:
         try:
@@ -330,11 +305,13 @@ class Call:
     async def _watch(self) -> None:
         """Statistics each few seconds, and an eye on an agent that no longer reads."""
         while True:
-            await asyncio.sleep(_STATISTICS_S)
+            await asyncio.sleep(self._media.next_look_s(_STATISTICS_S))
             current = await self._leg.statistics()
             if current is not None:
-                self._note_statistics(current)
-            if self._uplink.behind_ms > _AGENT_BEHIND_MS:
+                self._tell(self._media.note_statistics(current))
+            if self._media.rtp_stopped(held=self._held or self._hold.on):
+                self._end(CallResult.FAILED, "rtp_timeout")
+            if self._media.uplink.behind_ms > _AGENT_BEHIND_MS:
                 self._agent_lost("it does not read")
 
     # -- what happens on the line ---------------------------------------------------------------
@@ -343,32 +320,54 @@ class Call:
         match event:
             case LegConfirmed():
                 self._answered_at_ms = self._context.clock.now_ms()
-            case MediaStarted(codec=codec, held_by_peer=held):
-                self._on_media(codec, held)
+            case MediaStarted():
+                self._on_media(event)
             case DtmfPressed():
-                self._tell(event)
+                self._on_key(event)
+            case ReinviteRefused():
+                self._hold.refused(event)
+            case LegReplaced(remote=remote):
+                self._log.info("caller_replaced", remote=remote)
+                self._tell(m.CallerChanged(caller=user_of(remote)))
             case TransferProgressed():
-                self._on_transfer(event)
+                if not self._reception.on_progress(event):
+                    self._transfers.on_progress(event)
             case StreamClosed(statistics=statistics):
-                self._on_stream_closed(statistics)
+                self._tell(self._media.stream_closed(statistics))
             case LegEnded():
                 self._on_leg_ended(event)
 
-    def _on_media(self, codec: str, held: bool) -> None:
-        if held != self._held:
-            self._held = held
-            self._tell(m.HeldChanged(held=held))
+    def _on_media(self, event: MediaStarted) -> None:
+        if event.held_by_peer != self._held:
+            self._held = event.held_by_peer
+            self._tell(m.HeldChanged(held=self._held))
+        self._keys.media_changed(events_negotiated=event.dtmf_events)
+        self._listen_to_tones()
         self._log.info(
             "media_started",
-            codec=codec,
-            held=held,
-            jitter_buffer_max_ms=self._context.config.jitter_buffer_max_ms,
+            codec=event.codec,
+            held=self._held,
         )
+
+    def _on_key(self, event: DtmfPressed) -> None:
+        if self._keys.accepts(event.digit, event.method, self._context.clock.now_ms()):
+            self._tell(event)
+        else:
+            telemetry.DTMF_IGNORED.labels(event.method).inc()
+        self._listen_to_tones()
+
+    def _on_tone(self, digit: str, duration_ms: int) -> None:
+        self._on_key(DtmfPressed(digit=digit, duration_ms=duration_ms, method=DtmfMethod.INBAND))
+
+    def _listen_to_tones(self) -> None:
+        self._media.listen_to_tones(self._on_tone if self._keys.listens_to_tones else None)
 
     def _on_leg_ended(self, event: LegEnded) -> None:
         self._leg_ended.set()
-        if self._transfer_accepted:  # they were told to call somebody else, and left for that
-            self._end_transferred()
+        if self._reception.peer_left():
+            return
+        if self._transfers.peer_left():
+            self._end(CallResult.TRANSFERRED, "transferred")
         elif self._answered_at_ms is None:
             self._end(CallResult.ABANDONED, "caller_cancelled")
         elif event.sip_status >= 400:
@@ -382,29 +381,6 @@ class Call:
         for event in events:
             self._heard_a_mark = self._heard_a_mark or event.finished
             self._tell(event)
-
-    def _on_stream_closed(self, statistics: StreamStatistics) -> None:
-        self._note_statistics(statistics)
-        self._past_streams = self._statistics
-
-    def _note_statistics(self, current: StreamStatistics) -> None:
-        total = current.plus(self._past_streams) if self._past_streams else current
-        before, self._statistics = self._statistics, total
-        discards = total.jitter_buffer_discards - (before.jitter_buffer_discards if before else 0)
-        empties = total.jitter_buffer_empties - (before.jitter_buffer_empties if before else 0)
-        telemetry.JITTER_DISCARDS.inc(max(discards, 0))
-        telemetry.JITTER_EMPTIES.inc(max(empties, 0))
-        self._log.info(
-            "media_statistics",
-            jitter_buffer_ms=total.jitter_buffer_ms,
-            jitter_buffer_average_ms=total.jitter_buffer_average_ms,
-            discards=total.jitter_buffer_discards,
-            empties=total.jitter_buffer_empties,
-            received=total.packets_received,
-            lost=total.packets_lost,
-            underruns=self._playout.underruns,
-        )
-        self._tell(total)
 
     # -- the end --------------------------------------------------------------------------------
 
@@ -423,7 +399,7 @@ class Call:
             self._agent_lost("it does not read")
             return
         self._outbox.append(event)
-        self._uplink.wake()
+        self._media.uplink.wake()
 
     async def _hang_up_leg(self) -> None:
         """BYE or whatever the state wants, and the last events of the leg."""
@@ -438,10 +414,9 @@ class Call:
             await asyncio.wait_for(self._leg_ended.wait(), _CLOSING_S)
 
     async def _close_media(self, ending: Ending) -> m.Ended:
-        self._forget_transfer()
-        telemetry.PLAYOUT_UNDERRUNS.inc(self._playout.underruns)
-        telemetry.UPLINK_DROPPED.inc(self._uplink.dropped_frames)
-        recording = await self._close_recorder()
+        self._hold.close()
+        await self._transfers.finish()
+        recording = await self._media.close()
         answered_ms = self._answered_at_ms
         duration_ms = self._context.clock.now_ms() - answered_ms if answered_ms else 0
         return m.Ended(
@@ -451,34 +426,3 @@ class Call:
             recording_path=str(recording.path) if recording else "",
             recording_sha256=recording.sha256 if recording else "",
         )
-
-    def _open_recorder(self) -> Recorder | None:
-        if self._context.recordings is None:
-            return None
-        try:
-            return Recorder(self._context.recordings / f"{self.call_id}.wav")
-        except OSError as error:
-            telemetry.RECORDER_ERRORS.inc()
-            self._log.error("recording_failed", reason=str(error))
-            return None
-
-    async def _close_recorder(self) -> Recording | None:
-        recorder, self._audio.recorder = self._audio.recorder, None
-        if recorder is None:
-            return None
-        recording = await asyncio.to_thread(recorder.close)
-        telemetry.RECORDER_DROPPED.inc(recording.dropped_frames)
-        if recording.error:
-            telemetry.RECORDER_ERRORS.inc()
-        self._log.info(
-            "recording_closed",
-            path=str(recording.path),
-            duration_ms=recording.duration_ms,
-            sha256=recording.sha256,
-        )
-        return recording
-
-
-async def _first_of(*awaitables: asyncio.Future[Any]) -> None:
-    """Until one of them is done; none is cancelled."""
-    await asyncio.wait(awaitables, return_when=asyncio.FIRST_COMPLETED)

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import ipaddress
 import itertools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
+import phonenumbers
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from services.common.addresses import Address, HostPort
-from services.common.config import Secret, Section
+from services.common.config import Section
+from sip_gateway.admission_config import AdmissionConfig
+from sip_gateway.dialling import DiallingConfig
+from sip_gateway.edge.config import EdgeConfig, WorkerPlace
+from sip_gateway.media.settings import MediaConfig
+from sip_gateway.nat import Nat, check_trunk, with_one_public_address
+from sip_gateway.trunk import Transport, Trunk, TrunkKind
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sip_gateway.media.jitter import JitterPolicy
 
 _PORT_RANGE = re.compile(r"(\d{1,5})-(\d{1,5})")
-
-
-class Transport(StrEnum):
-    UDP = "udp"
-    TCP = "tcp"
 
 
 class Codec(StrEnum):
@@ -31,13 +35,6 @@ class Codec(StrEnum):
     G722 = "G722"
     PCMA = "PCMA"
     PCMU = "PCMU"
-
-
-class TrunkKind(StrEnum):
-    """How calls from a trunk are known to be its own."""
-
-    REGISTRATION = "registration"  # we register there; its registrar's address may call
-    PEER = "peer"  # its addresses may call
 
 
 class PortRange(NamedTuple):
@@ -70,47 +67,6 @@ def _parse_port_range(text: object) -> PortRange:
 Ports = Annotated[PortRange, BeforeValidator(_parse_port_range), PlainSerializer(str)]
 
 
-def _parse_network(text: object) -> ipaddress.IPv4Network:
-    try:
-        return ipaddress.IPv4Network(str(text))
-    except ValueError as error:
-        raise ValueError(f"{text!r} is not an IPv4 network such as 192.0.2.0/24: {error}") from None
-
-
-Network = Annotated[ipaddress.IPv4Network, BeforeValidator(_parse_network), PlainSerializer(str)]
-
-
-class Trunk(Section):
-    """A SIP trunk or PBX extension that may send calls."""
-
-    name: str
-    kind: TrunkKind
-    registrar: Address | None = None
-    transport: Transport = Transport.UDP  # towards the registrar
-    username: str | None = None
-    password: Secret | None = None
-    allow: list[Network] = Field(default_factory=list)
-    agent: str = ""
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Trunk:
-        credentials = (self.registrar, self.username, self.password)
-        if self.kind is TrunkKind.REGISTRATION and not all(credentials):
-            raise ValueError(
-                f"trunk {self.name!r} registers, so it needs registrar, username and password"
-            )
-        if self.kind is TrunkKind.PEER and any(credentials):
-            raise ValueError(
-                f"trunk {self.name!r} is a peer: it is known by its address alone, so leave out "
-                'registrar, username and password, or make it kind = "registration"'
-            )
-        if self.kind is TrunkKind.PEER and not self.allow:
-            raise ValueError(
-                f"trunk {self.name!r} is a peer without allow: name the networks it calls from"
-            )
-        return self
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointConfig:
     """What an endpoint is made with. `screen` runs on the PJSIP thread and must not block."""
@@ -120,9 +76,14 @@ class EndpointConfig:
     rtp_ports: PortRange
     codecs: tuple[Codec, ...]
     jitter: JitterPolicy
-    public_address: str | None = None
+    jitter_of: Mapping[str, JitterPolicy] = field(default_factory=dict)  # by name of the account
+    light_resampler: bool = False
+    nat: Nat = field(default_factory=Nat)
     user_agent: str = "Landline"
     accept_transfers: bool = False
+    edge_proxy: HostPort | None = None
+    place: WorkerPlace | None = None
+    nameservers: tuple[str, ...] = ()  # whom PJSIP asks; without any it blocks on names
 
 
 class SipConfig(Section):
@@ -132,20 +93,41 @@ class SipConfig(Section):
     transports: list[Transport] = Field(
         default_factory=lambda: [Transport.UDP, Transport.TCP], min_length=1
     )
-    public_address: str | None = None
+    public_address: str | None = None  # short for nat.public_address
+    nat: Nat = Field(default_factory=Nat)
     rtp_ports: Ports = PortRange(20000, 20099)
     # For calls that let us choose: G.722 first, because its 7 kHz are what recognition wants and
     # it costs no more bandwidth; then A-law, which G.711 makes the rule between countries.
     codecs: list[Codec] = Field(
         default_factory=lambda: [Codec.G722, Codec.PCMA, Codec.PCMU], min_length=1
     )
-    jitter_buffer_max_ms: int = Field(default=200, ge=40, le=1000)
+    media: MediaConfig = Field(default_factory=MediaConfig)
     recording: bool = True
     agent: Address  # of services/agent
     agent_timeout_ms: int = Field(default=3000, ge=100, le=30_000)
     transfer_allow: list[str] = Field(default_factory=list)
+    dialling: DiallingConfig = DiallingConfig()
+    admission: AdmissionConfig = AdmissionConfig()
     trunks: list[Trunk] = Field(default_factory=list)
+    nameservers: list[Address] = Field(default_factory=list)  # empty: those of this machine
+    country: str = ""  # ISO 3166: how numbers without a country code are read
     metrics: Address | None = None
+    # How long live calls may go on after SIGTERM before the agent says goodbye.
+    drain_limit_s: float = Field(default=120.0, ge=0, le=86_400)
+    ledger: Path | None = None  # the supervisor's socket; None: this process counts alone
+    calls: int | None = Field(default=None, ge=1)  # at a time; None: what one process holds
+    edge: EdgeConfig = EdgeConfig()
+    worker: WorkerPlace | None = None
+    edge_proxy: Address | None = None  # our own edge: its word on a call's trunk is believed
+
+    def media_of(self, trunk: Trunk) -> MediaConfig:
+        """[sip.media] as it holds for a trunk."""
+        return self.media.for_trunk(trunk.media)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_public_address(cls, data: Any) -> Any:
+        return with_one_public_address(data)
 
     @model_validator(mode="after")
     def _consistent(self) -> SipConfig:
@@ -153,16 +135,20 @@ class SipConfig(Section):
         _reject_repeats("codecs", self.codecs)
         _reject_repeats("trunks: name", [trunk.name for trunk in self.trunks])
         for trunk in self.trunks:
-            if trunk.registrar and trunk.transport not in self.transports:
+            if trunk.next_hop and trunk.transport not in self.transports:
                 raise ValueError(
-                    f"trunk {trunk.name!r} registers over {trunk.transport}, "
+                    f"trunk {trunk.name!r} is reached over {trunk.transport}, "
                     f"which transports does not have"
                 )
         _reject_overlaps(self.trunks)
+        if self.country and self.country not in phonenumbers.SUPPORTED_REGIONS:
+            raise ValueError(f'country {self.country!r}: write two capitals, such as "DE"')
         first, last = self.rtp_ports
         if Transport.UDP in self.transports and first <= self.listen.port <= last:
             raise ValueError(f"rtp_ports {self.rtp_ports} contain the listening port")
-        _check_public_address(self.public_address)
+        for trunk in self.trunks:
+            self.media_of(trunk)
+            check_trunk(trunk, self.nat.for_trunk(trunk), self.listen)
         for pattern in self.transfer_allow:
             if not pattern.startswith(("sip:", "tel:")):
                 raise ValueError(
@@ -170,6 +156,11 @@ class SipConfig(Section):
                     'such as "sip:*@192.0.2.10"'
                 )
         return self
+
+    @property
+    def media_host(self) -> str:
+        """Where RTP is received: behind an edge not where SIP is."""
+        return self.worker.media_host if self.worker is not None else self.listen.host
 
 
 def _reject_repeats(what: str, values: list[Any]) -> None:
@@ -187,12 +178,3 @@ def _reject_overlaps(trunks: list[Trunk]) -> None:
                     f"trunks {one.name!r} and {other.name!r} both allow {mine} / {theirs}: "
                     "a call from there could belong to either"
                 )
-
-
-def _check_public_address(text: str | None) -> None:
-    if text is None:
-        return
-    try:
-        ipaddress.IPv4Address(text)
-    except ValueError:
-        raise ValueError(f"public_address {text!r} must be an IPv4 address") from None

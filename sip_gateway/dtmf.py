@@ -1,10 +1,36 @@
-"""Telephone events (RFC 4733) as keys that were pressed."""
+"""Telephone keys: as events in RTP (RFC 4733), as SIP INFO, and as tones in the voice."""
 
 from __future__ import annotations
+
+import re
+from enum import StrEnum
 
 DIGITS = frozenset("0123456789*#ABCD")
 TONE_MS = 120
 GAP_MS = 60
+# A key that comes a second time by another way within this time is still the same key press.
+SAME_PRESS_MS = 500
+_SIGNAL = re.compile(r"^\s*(?:signal\s*=\s*)?([0-9*#A-D]{1,2})\s*$", re.IGNORECASE | re.MULTILINE)
+_DURATION = re.compile(r"^\s*duration\s*=\s*(\d{1,5})\s*$", re.IGNORECASE | re.MULTILINE)
+_EVENT_CODES = {"10": "*", "11": "#", "12": "A", "13": "B", "14": "C", "15": "D"}
+_USUAL_MS = 160  # what an INFO that tells no duration is taken for
+
+
+class DtmfMethod(StrEnum):
+    """How a key travels."""
+
+    RFC4733 = "rfc4733"
+    INFO = "info"
+    INBAND = "inband"
+
+
+class DtmfMode(StrEnum):
+    """How a trunk wants keys; `auto` goes by what the other side offers and does."""
+
+    RFC4733 = "rfc4733"
+    INFO = "info"
+    INBAND = "inband"
+    AUTO = "auto"
 
 
 def valid_digits(digits: str) -> bool:
@@ -15,6 +41,81 @@ def valid_digits(digits: str) -> bool:
 def sending_ms(digits: str) -> int:
     """How long it takes to send them."""
     return len(digits) * (TONE_MS + GAP_MS)
+
+
+def parse_info(content_type: str, body: str) -> tuple[str, int] | None:
+    """The key and milliseconds in the body of a SIP INFO; None when it tells no key.
+
+    `application/dtmf-relay` has lines `Signal=5` and `Duration=160`, `application/dtmf` the key.
+    """
+    if content_type.partition(";")[0].strip().lower() not in (
+        "application/dtmf-relay",
+        "application/dtmf",
+    ):
+        return None
+    signal = _SIGNAL.search(body)
+    if signal is None:
+        return None
+    digit = _EVENT_CODES.get(signal[1], signal[1]).upper()
+    duration = _DURATION.search(body)
+    return (digit, int(duration[1]) if duration else _USUAL_MS) if digit in DIGITS else None
+
+
+class Keys:
+    """Decides for one call which keys count, so that none counts twice, and how ours are sent.
+
+    Keys that come out of band are certain, tones in the voice are a guess: the first key that
+    comes as an event or an INFO ends the listening for tones.
+    """
+
+    def __init__(self, mode: DtmfMode) -> None:
+        self._mode = mode
+        self._events_negotiated = False
+        self._seen: set[DtmfMethod] = set()
+        self._last = ("", DtmfMethod.RFC4733, -SAME_PRESS_MS)
+
+    def media_changed(self, *, events_negotiated: bool) -> None:
+        """A stream has begun; whether both sides speak RFC 4733 in it."""
+        self._events_negotiated = events_negotiated
+
+    @property
+    def listens_to_tones(self) -> bool:
+        """Whether keys are looked for in the caller's voice."""
+        if self._mode is DtmfMode.INBAND:
+            return True
+        certain = self._events_negotiated or self._seen - {DtmfMethod.INBAND}
+        return self._mode is DtmfMode.AUTO and not certain
+
+    def accepts(self, digit: str, method: DtmfMethod, now_ms: float) -> bool:
+        """Whether this key counts: False for one that was told already, or came in a way that
+        the trunk does not use.
+        """
+        if method is DtmfMethod.INBAND and not self.listens_to_tones:
+            return False
+        if method is not DtmfMethod.INBAND and self._mode is DtmfMode.INBAND:
+            return False
+        if self._mode is DtmfMode.RFC4733 and method is DtmfMethod.INFO and self._events_negotiated:
+            return False
+        if self._mode is DtmfMode.INFO and method is DtmfMethod.RFC4733:
+            return False
+        certain = self._seen - {DtmfMethod.INBAND}
+        if method is not DtmfMethod.INBAND and certain and method not in certain:
+            return False
+        self._seen.add(method)
+        last_digit, last_method, last_ms = self._last
+        if digit == last_digit and method is not last_method and now_ms - last_ms < SAME_PRESS_MS:
+            return False
+        self._last = (digit, method, int(now_ms))
+        return True
+
+    @property
+    def sending(self) -> DtmfMethod:
+        """How our own keys go out."""
+        if self._mode is not DtmfMode.AUTO:
+            return DtmfMethod(self._mode)
+        if self._events_negotiated:
+            return DtmfMethod.RFC4733
+        return DtmfMethod.INFO if DtmfMethod.INFO in self._seen else DtmfMethod.INBAND
 
 
 class KeyPress:

@@ -7,9 +7,12 @@ and makes and deletes every PJSIP object. The audio callbacks come on PJMEDIA's 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+import socket
 import threading
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pjsua2 as pj
@@ -18,12 +21,17 @@ import structlog
 from services.common.addresses import HostPort
 from services.common.audio import FRAME_MS, SAMPLE_RATE_HZ
 from services.common.errors import ConfigError, LandlineError
-from sip_gateway.config import Codec, EndpointConfig, Transport
+from sip_gateway import symmetric
+from sip_gateway.alg_watch import AlgWatch
+from sip_gateway.config import Codec, EndpointConfig
 from sip_gateway.leg import Leg, PjCall
 from sip_gateway.mailbox import Mailbox
-from sip_gateway.media.port import MediaPort
+from sip_gateway.media.jitter import discard_steadily
+from sip_gateway.media.port import MediaPort, media_thread
+from sip_gateway.media.source_lock import NOBODY_LOCKED, SourcePolicy
 from sip_gateway.sip_log import SipLog, pjsip_library
-from sip_gateway.sip_message import parse_invite
+from sip_gateway.sip_message import from_edge, parse_invite
+from sip_gateway.trunk import Transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,8 +43,13 @@ _log = structlog.get_logger()
 _ResultT = TypeVar("_ResultT")
 LOCAL = "local"  # the account of calls that belong to no registration
 REFUSING = "refusing"  # the account that answers what is refused
-_POLL_MS = 10
-_MORE_LEGS_THAN_FIT = 32  # PJSIP was built for fewer, and takes as many as it can
+# How long PJSIP's thread sleeps when nothing happens. It is woken for commands and packets; only
+# a timer that another thread has set waits for the end of it.
+_POLL_MS = 100
+_POLL_WITHOUT_WAKING_MS = 10
+_SMALL_FILTER = 4  # of PJMEDIA's ten qualities, 3 and 4 take it
+_WAKE_UP = b"\r\n\r\n"  # what SIP phones send to keep a NAT open: PJSIP reads it and does nothing
+MORE_LEGS_THAN_FIT = 32  # PJSIP was built for fewer, and takes as many as it can
 _PORT_ATTEMPTS = 10
 _CODEC_IDS = {
     Codec.G722: "G722/16000/1",
@@ -47,6 +60,18 @@ _PJ_TRANSPORTS = {
     Transport.UDP: pj.PJSIP_TRANSPORT_UDP,
     Transport.TCP: pj.PJSIP_TRANSPORT_TCP,
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LegTerms:
+    """What holds for a call that comes in; an account that is not there leaves PJSIP's choice.
+
+    `answer_source`: see symmetric.py.
+    """
+
+    account: str = ""
+    answer_source: bool = False
+    sources: SourcePolicy = NOBODY_LOCKED
 
 
 class Endpoint:
@@ -60,11 +85,20 @@ class Endpoint:
         on_invite: Callable[[Leg, Invite], None],
         on_refused: Callable[[Invite | None, int, str], None],
         on_malformed: Callable[[], None],
+        on_message: Callable[[bool, str, str], None] | None = None,
+        terms: Callable[[Invite], LegTerms] = lambda _invite: LegTerms(),
+        refuses_replacement: Callable[[Leg, Invite], Refusal | None] = lambda _leg, _invite: None,
+        on_legs: Callable[[int], None] | None = None,
     ) -> None:
-        """`screen(invite, other_legs)` decides on an INVITE at once: a Refusal, or None to ring.
+        """`terms(invite)` says whose account takes it and whose RTP it believes.
+
+        `screen(invite, other_legs)` decides on an INVITE at once: a Refusal, or None to ring.
 
         `on_invite` hears of those that ring, `on_refused(invite, status, why)` of the others, also
-        of those that PJSIP refuses by itself, then without an Invite.
+        of those that PJSIP refuses by itself, then without an Invite. `on_message(sent, peer,
+        text)` is given all SIP messages; it is called on PJSIP's threads.
+        `refuses_replacement(leg, invite)` decides on an INVITE that asks to take the other side's
+        place on a leg. `on_legs` hears how many legs there are whenever that changes.
         """
         self.config = config
         self.address = config.listen
@@ -73,18 +107,28 @@ class Endpoint:
         self._on_invite = on_invite
         self._on_refused = on_refused
         self._on_malformed = on_malformed
+        self._on_message = on_message
+        self._terms = terms
+        self._refuses_replacement = refuses_replacement
+        self._on_legs = on_legs
         self._mailbox = Mailbox(asyncio.get_running_loop())
         self.post = self._mailbox.post  # for any thread
+        self.post_at_tick_end = self._mailbox.put  # for the media thread
+        media_thread.on_tick_end = self._mailbox.ring
         self._commands: deque[Callable[[], None]] = deque()
         self._thread = threading.Thread(target=self._run, name="pjsip", daemon=True)
         self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stopping = False
+        self._wake_socket: socket.socket | None = None
         self._numbers = itertools.count(1)
         # Below: PJSIP thread only.
+        self.alg = AlgWatch()
         self._pj: Any = None
         self._calls: dict[int, PjCall] = {}
         self._screened: tuple[Invite, Refusal | None] = (parse_invite("", ""), None)
         self._released: list[PjCall] = []
+        self._replaced: set[PjCall] = set()
+        self._legs_told = 0
         self._accounts: dict[str, Any] = {}
         self._log_writer: SipLog | None = None
         self._port_numbers = itertools.count(1)
@@ -101,6 +145,7 @@ class Endpoint:
     async def stop(self) -> None:
         """End what is left of PJSIP and its thread."""
         self._stopping = True
+        self._wake()
         if self._thread.is_alive():
             await asyncio.to_thread(self._thread.join)
 
@@ -122,14 +167,16 @@ class Endpoint:
         if self._stopping:
             raise LandlineError("the SIP endpoint has stopped")
         self._commands.append(command)
+        self._wake()
         return await future
 
     async def dial(
-        self, uri: str, *, account: str, tap: MediaTap, on_event: Callable[..., None]
+        self, uri: str, *, account: str, tap: MediaTap | None, on_event: Callable[..., None]
     ) -> Leg:
         """Send an INVITE to `uri`; what becomes of it comes as events."""
         leg = Leg(self, next(self._numbers))
         leg.tap, leg.on_event = tap, on_event
+        leg.jitter = self.config.jitter_of.get(account, self.config.jitter)
 
         def place() -> None:
             call = PjCall(self, self._accounts[account], leg)
@@ -190,7 +237,7 @@ class Endpoint:
 
     def select_account(self, prm: Any) -> None:
         """Decide on a request before PJSIP makes media for it; what is refused gets none."""
-        invite = parse_invite(prm.rdata.wholeMsg, prm.rdata.srcAddress)
+        invite = self._read(prm.rdata)
         refusal = self._screen(invite, len(self._calls))
         self._screened = (invite, refusal)
         refusing, local = self._accounts.get(REFUSING), self._accounts.get(LOCAL)
@@ -198,6 +245,10 @@ class Endpoint:
             return
         if refusal is not None:
             prm.accountIndex = refusing.getId()
+            return
+        account = self._accounts.get(self._terms(invite).account)
+        if account is not None:
+            prm.accountIndex = account.getId()
         elif prm.accountIndex == refusing.getId():
             prm.accountIndex = local.getId()
 
@@ -205,14 +256,45 @@ class Endpoint:
         """The INVITE that `select_account` decided on, found well formed by PJSIP."""
         invite, refusal = self._screened
         leg = Leg(self, next(self._numbers))
+        terms = self._terms(invite)
+        leg.sources = terms.sources
+        leg.jitter = self.config.jitter_of.get(terms.account, self.config.jitter)
         call = PjCall(self, account, leg, prm.callId)
         self._calls[leg.number] = call
         if refusal is not None:
             self.post(self._on_refused, invite, refusal.sip_status, refusal.why)
             call.send_refusal(refusal)
             return
+        self.alg.request(terms.account, prm.rdata)
+        if terms.answer_source:
+            call.route_back = symmetric.route_back(prm.rdata.wholeMsg, prm.rdata.srcAddress)
         self.post(self._on_invite, leg, invite)
         call.send_answer(180)
+
+    def _read(self, rdata: Any) -> Invite:
+        return from_edge(parse_invite(rdata.wholeMsg, rdata.srcAddress), self.config.edge_proxy)
+
+    def refuses_replacement(self, leg: Leg, rdata: Any) -> Refusal | None:
+        """None when this INVITE may take the other side's place on `leg`."""
+        invite = self._read(rdata)
+        refusal = self._refuses_replacement(leg, invite)
+        if refusal is not None:
+            self.post(self._on_refused, invite, refusal.sip_status, refusal.why)
+            return refusal
+        leg.sources = self._terms(invite).sources
+        return None
+
+    def replace(self, leg: Leg, call: PjCall) -> None:
+        """`call` is the leg's dialog from now on; the one before it is being ended by PJSIP."""
+        before = self._calls.get(leg.number)
+        self._calls[leg.number] = call
+        if before is not None:
+            self._replaced.add(before)
+
+    def release_replaced(self, call: PjCall) -> None:
+        """A dialog whose place another one took has ended."""
+        self._replaced.discard(call)
+        self._released.append(call)
 
     def leg_for_transfer(self, account: Any) -> tuple[PjCall, Leg]:
         """A leg on which PJSIP dials where a REFER tells us to."""
@@ -227,7 +309,7 @@ class Endpoint:
     @property
     def contact_host(self) -> str:
         """The host that our own identity is written with."""
-        return self.config.public_address or self._bound_host() or "localhost"
+        return self.config.nat.public_address or self._bound_host() or "localhost"
 
     # -- the thread ---------------------------------------------------------------------------
 
@@ -238,23 +320,57 @@ class Endpoint:
             self.post(_fail, self._started, error)
             self._close()
             return
+        self._wake_socket = self._open_wake_socket()
+        poll_ms = _POLL_MS if self._wake_socket else _POLL_WITHOUT_WAKING_MS
         self.post(_resolve, self._started, None)
         while not self._stopping:
             self._run_commands()
-            self._pj.libHandleEvents(_POLL_MS)
-            self._released.clear()
+            self._pj.libHandleEvents(poll_ms)
+            self._watch_sources()
+            self._delete_released()
+            self._tell_legs()
         self._run_commands()
         self._close()
+
+    def _open_wake_socket(self) -> socket.socket | None:
+        """A socket that reaches PJSIP's own; None when PJSIP listens on TCP only."""
+        if Transport.UDP not in self.config.transports:
+            return None
+        waker = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        waker.setblocking(False)
+        waker.connect((self._bound_host() or "127.0.0.1", self.address.port))
+        return waker
+
+    def _wake(self) -> None:
+        """Have PJSIP's thread look at its commands now. For any thread."""
+        if self._wake_socket is not None:
+            with contextlib.suppress(OSError):  # then it looks at the end of its sleep
+                self._wake_socket.send(_WAKE_UP)
+
+    def _tell_legs(self) -> None:
+        legs = len(self._calls)
+        if self._on_legs is not None and legs != self._legs_told:
+            self._legs_told = legs
+            self.post(self._on_legs, legs)
 
     def _run_commands(self) -> None:
         while self._commands:
             self._commands.popleft()()
 
+    def _watch_sources(self) -> None:
+        for call in self._calls.values():
+            self.guard(call.watch_source)
+
+    def _delete_released(self) -> None:
+        for call in self._released:
+            call.unlink()
+        self._released.clear()
+
     def _open(self) -> None:
         self._pj = _PjEndpoint(self)
         pjsip_library().pj_log_set_level(0)  # until the writer is set, it prints on stdout
         self._pj.libCreate()
-        self._log_writer = SipLog(lambda: self.post(self._on_malformed))
+        self._log_writer = SipLog(lambda: self.post(self._on_malformed), self._on_message)
         self._pj.libInit(self._pj_config())
         self.max_legs = int(pjsip_library().pjsua_call_get_max_count())
         self._pj.audDevManager().setNullDev()
@@ -264,8 +380,12 @@ class Endpoint:
 
     def _pj_config(self) -> Any:
         config = pj.EpConfig()
-        config.uaConfig.maxCalls = _MORE_LEGS_THAN_FIT
+        config.uaConfig.maxCalls = MORE_LEGS_THAN_FIT
         config.uaConfig.threadCnt = 0
+        for server in self.config.nat.stun:
+            config.uaConfig.stunServer.append(str(server))
+        for address in self.config.nameservers:
+            config.uaConfig.nameserver.append(address)
         config.uaConfig.userAgent = self.config.user_agent
         media = config.medConfig
         media.clockRate = SAMPLE_RATE_HZ
@@ -273,6 +393,10 @@ class Endpoint:
         media.channelCount = 1
         media.audioFramePtime = FRAME_MS
         media.noVad = True
+        if not discard_steadily(media):
+            _log.warning("slow_jitter_buffer", reason="this pjsua2 hides how frames are discarded")
+        if self.config.light_resampler:
+            media.quality = _SMALL_FILTER
         media.ecTailLen = 0
         self._log_writer.configure(config.logConfig)  # type: ignore[union-attr]
         return config
@@ -306,20 +430,25 @@ class Endpoint:
         config = pj.TransportConfig()
         config.port = port
         config.boundAddress = self._bound_host()
-        config.publicAddress = self.config.public_address or ""
+        config.publicAddress = self.config.nat.public_address or ""
         return config
 
     def _bound_host(self) -> str:
         return "" if self.config.listen.host in ("0.0.0.0", "*") else self.config.listen.host
+
+    def _media_host(self) -> str:
+        """Behind an edge SIP comes from it alone, but audio comes from everywhere."""
+        place = self.config.place
+        if place is None:
+            return self._bound_host()
+        return "" if place.media_host in ("0.0.0.0", "*") else place.media_host
 
     def media_config(self, config: Any) -> None:
         """Fill in an AccountMediaConfig."""
         rtp = config.transportConfig
         rtp.port = self.config.rtp_ports.first
         rtp.portRange = self.config.rtp_ports.last - self.config.rtp_ports.first
-        rtp.boundAddress = self._bound_host()
-        rtp.publicAddress = self.config.public_address or ""
-        config.streamKaEnabled = True
+        rtp.boundAddress = self._media_host()
 
     def _choose_codecs(self) -> None:
         for codec in self._pj.codecEnum2():
@@ -330,17 +459,20 @@ class Endpoint:
     def _close(self) -> None:
         if self._pj is None:
             return
+        self._released += [*self._calls.values(), *self._replaced]
         self._calls.clear()
-        self._released.clear()
-        for account in self._accounts.values():
-            account.shutdown()
-        self._accounts.clear()
+        self._replaced.clear()
+        self._delete_released()
         self._pj.audDevManager().setNoDev()  # stops the clock that calls the ports
         self._free_ports.clear()
         self._ports.clear()
         # Calls are hung up and accounts unregistered by now: do not linger for answers.
         self._pj.libDestroy(pj.PJSUA_DESTROY_NO_NETWORK)
+        # Not before: what is still under way is told to its account while PJSIP is taken down.
+        self._accounts.clear()
         self._pj = None
+        if self._wake_socket is not None:
+            self._wake_socket.close()
 
 
 class _PjEndpoint(pj.Endpoint):  # type: ignore[misc]

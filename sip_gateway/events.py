@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+from sip_gateway.dtmf import DtmfMethod
+
 if TYPE_CHECKING:
     from sip_gateway.media.jitter import StreamStatistics
 
@@ -21,6 +23,10 @@ class Invite:
     sip_call_id: str
     body: str
     headers: dict[str, str] = field(default_factory=dict)  # those that the conversation may see
+    called_party: str = ""  # user part of P-Called-Party-ID
+    diverted_from: str = ""  # user part of the first Diversion
+    via_edge: bool = False  # the edge has brought it, and names the source and the trunk
+    trunk: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,12 +45,28 @@ class LegProceeding:
 class MediaStarted:
     codec: str
     held_by_peer: bool
+    dtmf_events: bool = True  # both sides speak RFC 4733
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReinviteRefused:
+    """Our re-INVITE got this final answer; the call goes on as it was."""
+
+    sip_status: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LegReplaced:
+    """Somebody else has taken the other side's place (RFC 3891); media and leg go on."""
+
+    remote: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DtmfPressed:
     digit: str
     duration_ms: int
+    method: DtmfMethod = DtmfMethod.RFC4733
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +107,8 @@ LegEvent: TypeAlias = (
     LegConfirmed
     | LegProceeding
     | MediaStarted
+    | ReinviteRefused
+    | LegReplaced
     | DtmfPressed
     | TransferProgressed
     | TransferRequested
@@ -104,9 +128,23 @@ class RegistrationChanged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OptionsAnswered:
+    """What became of an OPTIONS; `by_peer` is false for a status that PJSIP made up itself."""
+
+    trunk: str
+    sip_status: int
+    by_peer: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """The answer to an INVITE that is not taken; `why` is a word for the counter."""
+    """The answer to an INVITE that is not taken.
+
+    `why` is a word for the counter, `missing` says in plain words what was not there.
+    """
 
     sip_status: int
     why: str
     retry_after_s: int | None = None
+    contact: str | None = None  # of a redirection
+    missing: str = ""

@@ -6,19 +6,24 @@ dies on the PJSIP thread (see endpoint.py). Callbacks do nothing but post events
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pjsua2 as pj
 import structlog
 
+from services.common.clock import SystemClock
 from services.common.errors import LandlineError
-from sip_gateway import dtmf
+from sip_gateway import dtmf, in_dialog, symmetric
+from sip_gateway.dtmf import DtmfMethod
 from sip_gateway.events import (
     DtmfPressed,
     LegConfirmed,
     LegEnded,
     LegEvent,
     LegProceeding,
+    LegReplaced,
     MediaStarted,
     Refusal,
     StreamClosed,
@@ -26,6 +31,8 @@ from sip_gateway.events import (
     TransferRequested,
 )
 from sip_gateway.media.jitter import StreamStatistics
+from sip_gateway.media.source_guard import SourceGuard
+from sip_gateway.media.source_lock import NOBODY_LOCKED, SourcePolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +42,10 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger()
 _ResultT = TypeVar("_ResultT")
-_CODEC_FRAME_MS = 20
+_DTMF_METHODS = {
+    DtmfMethod.RFC4733: pj.PJSUA_DTMF_METHOD_RFC2833,
+    DtmfMethod.INFO: pj.PJSUA_DTMF_METHOD_SIP_INFO,
+}
 # Flags of a telephone event that pjsua2 uses and does not name.
 _DTMF_IS_UPDATE = 1
 _DTMF_IS_END = 2
@@ -61,6 +71,12 @@ class Host(Protocol):
 
     def leg_for_transfer(self, account: Any) -> tuple[PjCall, Leg]: ...
 
+    def refuses_replacement(self, leg: Leg, rdata: Any) -> Refusal | None: ...
+
+    def replace(self, leg: Leg, call: PjCall) -> None: ...
+
+    def release_replaced(self, call: PjCall) -> None: ...
+
     def release(self, leg: Leg) -> None: ...
 
     def take_port(self) -> MediaPort: ...
@@ -75,6 +91,9 @@ class Leg:
         self._endpoint = endpoint
         self.number = number
         self.tap: MediaTap | None = None
+        self.sources: SourcePolicy = NOBODY_LOCKED
+        self.jitter = endpoint.config.jitter
+        self.trunk = ""  # whose it is
         self.on_event: Callable[[LegEvent], None] = _log_unexpected
         self.ended = False
 
@@ -91,19 +110,39 @@ class Leg:
         if not self.ended:
             await self._do(lambda call: call.send_hang_up(reason), ended_is_error=False)
 
-    async def send_dtmf(self, digits: str) -> None:
-        """Queue telephone events; they are sent at 120 ms each."""
+    async def send_dtmf(self, digits: str, method: DtmfMethod = DtmfMethod.RFC4733) -> None:
+        """Send keys of 120 ms each: events are queued at once, INFOs go out one by one."""
         if not dtmf.valid_digits(digits):
             raise LegError(f"{digits!r} are not telephone keys; use 0-9 * # A-D")
-        await self._do(lambda call: call.send_keys(digits.upper()))
+        if method is DtmfMethod.RFC4733:
+            await self._do(lambda call: call.send_keys(digits.upper(), method))
+            return
+        for digit in digits.upper():
+            await self._do(partial(PjCall.send_keys, digits=digit, method=method))
+            await asyncio.sleep(dtmf.sending_ms(digit) / 1000)
 
     async def transfer(self, target: str) -> None:
         """Send a REFER to `target`; what becomes of it comes as TransferProgressed."""
         await self._do(lambda call: call.xfer(target, pj.CallOpParam(True)))
 
+    async def transfer_to(self, consulted: Leg) -> None:
+        """Send a REFER that puts the other side in our place on `consulted` (RFC 3891)."""
+
+        def refer(call: PjCall) -> None:
+            other = self._endpoint.call_of(consulted)
+            if other is None:
+                raise LegError("the consulted side has hung up")
+            call.xferReplaces(other, pj.CallOpParam(True))
+
+        await self._do(refer)
+
     async def hold(self, on: bool) -> None:
         """Hold the other side by re-INVITE, or take it back."""
         await self._do(lambda call: call.send_hold(on))
+
+    async def connect_media(self) -> None:
+        """Connect what runs already to `tap`, and tell it as MediaStarted once more."""
+        await self._do(lambda call: call.tell_media())
 
     async def statistics(self) -> StreamStatistics | None:
         """Of the stream that runs now; None while none does."""
@@ -146,9 +185,16 @@ class PjCall(pj.Call):  # type: ignore[misc]
         self._endpoint = endpoint
         self._account = account
         self._leg = leg
+        self._predecessor: PjCall | None = None  # whose place this one takes
+        self._successor: PjCall | None = None
+        self._failed_successors: list[PjCall] = []
+        self._replaced = False
         self._port: MediaPort | None = None
         self._keys = dtmf.KeyPress()
+        self._source = SourceGuard(SystemClock())
+        self._frame_ms = 0  # of the codec, which PJMEDIA's buffer counts in
         self._confirmed = False
+        self.route_back: str | None = None  # see symmetric.py
 
     # -- commands ---------------------------------------------------------------------------
 
@@ -162,6 +208,10 @@ class PjCall(pj.Call):  # type: ignore[misc]
         parameters.statusCode = refusal.sip_status
         if refusal.retry_after_s is not None:
             _add_header(parameters, "Retry-After", str(refusal.retry_after_s))
+        if refusal.contact is not None:
+            _add_header(parameters, "Contact", f"<{refusal.contact}>")
+        if refusal.sip_status == pj.PJSIP_SC_NOT_ACCEPTABLE_HERE and refusal.missing:
+            _add_header(parameters, "Warning", f"399 landline {quoted(refusal.missing)}")
         self.answer(parameters)  # `hangup` would lose the header
 
     def send_hang_up(self, reason: str) -> None:
@@ -170,12 +220,15 @@ class PjCall(pj.Call):  # type: ignore[misc]
             _add_header(parameters, "Reason", f'SIP;cause=200;text="{reason}"')
         self.hangup(parameters)
 
-    def send_keys(self, digits: str) -> None:
+    def send_keys(self, digits: str, method: DtmfMethod) -> None:
         parameters = pj.CallSendDtmfParam()
-        parameters.method = pj.PJSUA_DTMF_METHOD_RFC2833
+        parameters.method = _DTMF_METHODS[method]
         parameters.duration = dtmf.TONE_MS
         parameters.digits = digits
         self.sendDtmf(parameters)
+
+    def tell_media(self) -> None:
+        self._media_changed()
 
     def send_hold(self, on: bool) -> None:
         parameters = pj.CallOpParam(True)
@@ -189,7 +242,7 @@ class PjCall(pj.Call):  # type: ignore[misc]
         index = self._active_audio()
         if index is None:
             return None
-        return StreamStatistics.read(self.getStreamStat(index), _CODEC_FRAME_MS)
+        return StreamStatistics.read(self.getStreamStat(index), self._frame_ms)
 
     # -- callbacks --------------------------------------------------------------------------
 
@@ -200,7 +253,7 @@ class PjCall(pj.Call):  # type: ignore[misc]
         self._endpoint.guard(self._media_changed)
 
     def onStreamPreCreate(self, prm: Any) -> None:  # noqa: N802
-        self._endpoint.guard(lambda: self._endpoint.config.jitter.apply(prm.streamInfo))
+        self._endpoint.guard(lambda: self._stream_begins(prm))
 
     def onStreamDestroyed(self, prm: Any) -> None:  # noqa: N802
         self._endpoint.guard(lambda: self._stream_destroyed(prm.streamIdx))
@@ -218,6 +271,70 @@ class PjCall(pj.Call):  # type: ignore[misc]
     def onCallTransferRequest(self, prm: Any) -> None:  # noqa: N802
         self._endpoint.guard(lambda: self._transfer_requested(prm))
 
+    def onCallTsxState(self, prm: Any) -> None:  # noqa: N802
+        self._endpoint.guard(lambda: self._transaction_changed(prm))
+
+    def onCallReplaceRequest(self, prm: Any) -> None:  # noqa: N802
+        # Without a call object of its own PJSIP would give the new dialog this one's, and end the
+        # process when that is deleted: a failure here has to refuse.
+        prm.statusCode = pj.PJSIP_SC_INTERNAL_SERVER_ERROR
+        self._endpoint.guard(lambda: self._replacement_requested(prm))
+
+    def onCallReplaced(self, _prm: Any) -> None:  # noqa: N802
+        self._endpoint.guard(self._hand_over)
+
+    def _transaction_changed(self, prm: Any) -> None:
+        self._set_route(prm.e.body.tsxState.tsx)
+        event = in_dialog.asked(prm) or (in_dialog.refused(prm) if self._confirmed else None)
+        if event is not None:
+            self._post(event)
+
+    def _replacement_requested(self, prm: Any) -> None:
+        refusal = self._endpoint.refuses_replacement(self._leg, prm.rdata)
+        if refusal is not None or self._replaced:
+            prm.statusCode = refusal.sip_status if refusal else pj.PJSIP_SC_REQUEST_TERMINATED
+            return
+        if self._successor is not None:  # one that failed; PJSIP may still point to it
+            self._failed_successors.append(self._successor)
+        self._successor = PjCall(self._endpoint, self._account, self._leg)
+        self._successor._predecessor = self
+        self._successor._confirmed = True  # for its owner, this leg has been up for long
+        prm.newCall = self._successor
+        prm.statusCode = pj.PJSIP_SC_OK
+
+    def _hand_over(self) -> None:
+        successor = self._successor
+        if successor is None:
+            return
+        self._replaced, successor._predecessor = True, None
+        self._let_go()
+        self._endpoint.replace(self._leg, successor)
+        self._post(LegReplaced(remote=successor.getInfo().remoteUri))
+
+    def _give_place_back(self) -> None:
+        """The dialog that wanted to take over has failed: the one before goes on."""
+        if self._predecessor is not None:
+            self._predecessor._successor = None
+            self._predecessor._media_changed()
+
+    def unlink(self) -> None:
+        """It is about to be deleted: at once, not when the garbage collector finds a ring."""
+        self._predecessor = self._successor = None
+        self._failed_successors.clear()
+
+    def _let_go(self) -> None:
+        """The media of this call serve its owner no more."""
+        if self._port is not None:
+            self._endpoint.give_port_back(self._port)
+        self._port = None
+
+    def _set_route(self, transaction: Any) -> None:
+        """PJSIP's answer to the INVITE is the first that tells the dialog."""
+        route, self.route_back = self.route_back, None
+        if route is not None:
+            symmetric.set_route(int(transaction.pjTransaction), route)
+            _log.info("contact_corrected", route=route)
+
     def _state_changed(self) -> None:
         info = self.getInfo()
         if info.state == pj.PJSIP_INV_STATE_EARLY and info.role == pj.PJSIP_ROLE_UAC:
@@ -226,8 +343,11 @@ class PjCall(pj.Call):  # type: ignore[misc]
             self._confirmed = True
             self._post(LegConfirmed())
         elif info.state == pj.PJSIP_INV_STATE_DISCONNECTED:
-            if self._port is not None:
-                self._endpoint.give_port_back(self._port)
+            self._let_go()
+            if self._replaced or self._predecessor is not None:
+                self._endpoint.release_replaced(self)
+                self._give_place_back()
+                return
             self._post(LegEnded(sip_status=int(info.lastStatusCode), reason=info.lastReason))
             self._endpoint.release(self._leg)
 
@@ -240,12 +360,14 @@ class PjCall(pj.Call):  # type: ignore[misc]
             if media.status == pj.PJSUA_CALL_MEDIA_ACTIVE:
                 self._connect(media.index)
             if held_by_peer or media.status == pj.PJSUA_CALL_MEDIA_ACTIVE:
-                self._post(MediaStarted(codec=self._codec(media.index), held_by_peer=held_by_peer))
+                self._post(self._media_started(media.index, held_by_peer=held_by_peer))
             return
 
     def _connect(self, index: int) -> None:
-        if self._leg.tap is None:
+        if self._leg.tap is None or self._replaced:
             return
+        if self._predecessor is not None:
+            self._predecessor._let_go()
         if self._port is None:
             self._port = self._endpoint.take_port()
         self._port.tap = self._leg.tap
@@ -253,17 +375,35 @@ class PjCall(pj.Call):  # type: ignore[misc]
         audio.startTransmit(self._port)
         self._port.startTransmit(audio)
 
-    def _codec(self, index: int) -> str:
+    def _media_started(self, index: int, *, held_by_peer: bool) -> MediaStarted:
         stream = self.getStreamInfo(index)
         # G.722 runs at 16 kHz but its RTP clock says 8000 (RFC 3551, 4.5.2).
         rate_hz = 8000 if stream.codecName.upper() == "G722" else stream.codecClockRate
-        return f"{stream.codecName}/{rate_hz}"
+        return MediaStarted(
+            codec=f"{stream.codecName}/{rate_hz}",
+            held_by_peer=held_by_peer,
+            dtmf_events=stream.audTxEventPt >= 0,
+        )
+
+    def _stream_begins(self, prm: Any) -> None:
+        self._leg.jitter.apply(prm.streamInfo)
+        if prm.streamInfo.type == pj.PJMEDIA_TYPE_AUDIO:
+            self._frame_ms = int(prm.streamInfo.audCodecParam.info.frameLen)
+            remote = prm.streamInfo.remoteRtpAddress
+            self._source.begin(self, prm.streamIdx, remote, self._leg.sources)
+
+    def watch_source(self) -> None:
+        """Called often by the endpoint's thread."""
+        self._source.look(self)
 
     def _stream_destroyed(self, index: int) -> None:
-        statistics = StreamStatistics.read(self.getStreamStat(index), _CODEC_FRAME_MS)
+        self._source.end()
+        statistics = StreamStatistics.read(self.getStreamStat(index), self._frame_ms)
         self._post(StreamClosed(statistics=statistics))
 
     def _dtmf_event(self, prm: Any) -> None:
+        if prm.method == pj.PJSUA_DTMF_METHOD_SIP_INFO:
+            return  # told by the request itself
         flags = int(prm.flags)
         ends = bool(flags & _DTMF_IS_END)
         begins = not flags & (_DTMF_IS_UPDATE | _DTMF_IS_END)
@@ -292,6 +432,12 @@ class PjCall(pj.Call):  # type: ignore[misc]
 
     def _post(self, event: LegEvent) -> None:
         self._endpoint.post(self._leg.deliver, event)
+
+
+def quoted(text: str) -> str:
+    """A quoted-string (RFC 3261, 25.1)."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def _add_header(parameters: Any, name: str, value: str) -> None:

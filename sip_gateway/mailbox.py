@@ -21,7 +21,15 @@ class Mailbox:
     def post(self, function: Callable[..., object], *arguments: Any) -> None:
         """Have `function(*arguments)` called on the event loop. For any thread."""
         self._posted.append((function, arguments))
-        if not self._rung:
+        self.ring()
+
+    def put(self, function: Callable[..., object], *arguments: Any) -> None:
+        """The same at the next `ring`. For any thread."""
+        self._posted.append((function, arguments))
+
+    def ring(self) -> None:
+        """Wake the event loop when there is anything for it. For any thread."""
+        if self._posted and not self._rung:
             self._rung = True
             self._loop.call_soon_threadsafe(self._deliver)
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from sip_gateway.events import DtmfPressed
-from sip_gateway.media.jitter import StreamStatistics
+from sip_gateway.limits import Direction as Direction
+from sip_gateway.media.jitter import MediaReport
 from sip_gateway.media.playout import Heard
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ class Started:
     codec: str
     region: str
     agent: str
+    direction: Direction = Direction.INBOUND
     headers: dict[str, str] = field(default_factory=dict)
+    emergency: bool = False  # the caller dialled for help that nobody here can give
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +48,21 @@ class TransferUpdated:
     state: TransferState
     sip_status: int
     reason: str
+    emergency: bool = False  # refused, because nobody is named who could help
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineClosing:
+    """The gateway is being shut down; it ends the call in `deadline_ms`."""
+
+    deadline_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallerChanged:
+    """Somebody else is on the line now (RFC 3891)."""
+
+    caller: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +75,15 @@ class Ended:
 
 
 CallEvent: TypeAlias = (
-    DtmfPressed | HeldChanged | StreamStatistics | Heard | Cleared | TransferUpdated | Ended
+    DtmfPressed
+    | HeldChanged
+    | MediaReport
+    | Heard
+    | Cleared
+    | TransferUpdated
+    | LineClosing
+    | CallerChanged
+    | Ended
 )
 
 
@@ -83,6 +109,7 @@ class Duck:
 class Transfer:
     target: str
     after_playout: bool
+    attended: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,10 +123,15 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Mute:
+    on: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HangUp:
     result: str
     reason: str
     after_playout: bool
 
 
-Command: TypeAlias = Play | Clear | Duck | Transfer | SendDtmf | Hold | HangUp
+Command: TypeAlias = Play | Clear | Duck | Transfer | SendDtmf | Hold | Mute | HangUp

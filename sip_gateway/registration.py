@@ -9,20 +9,23 @@ from typing import TYPE_CHECKING
 import structlog
 
 from services.common.errors import LandlineError
-from sip_gateway import accounts, telemetry
-from sip_gateway.admission import resolve_ipv4
+from sip_gateway import telemetry
+from sip_gateway.next_hop import is_out_of_reach
+from sip_gateway.resolving import UnknownServerError
 
 if TYPE_CHECKING:
     from sip_gateway.admission import Admission
-    from sip_gateway.config import Trunk
     from sip_gateway.endpoint import Endpoint
     from sip_gateway.events import RegistrationChanged
+    from sip_gateway.next_hop import NextHop
+    from sip_gateway.trunk import Trunk
 
 _log = structlog.get_logger()
 _ANSWER_S = 5.0  # PJSIP itself waits 32 s for an answer over UDP
 _RETRY_S = (2.0, 5.0, 10.0, 30.0)
 _UNREGISTER_S = 2.0
-_EXPLANATIONS = {
+_NOT_FOUND = 0  # no request was sent
+EXPLANATIONS = {
     401: "the registrar does not accept the username or password",
     403: "the registrar forbids it: check the username and password",
     404: "the registrar does not know the username",
@@ -36,10 +39,13 @@ _EXPLANATIONS = {
 class Registration:
     """One trunk's registration. The gateway stays up whatever becomes of it."""
 
-    def __init__(self, trunk: Trunk, endpoint: Endpoint, admission: Admission) -> None:
+    def __init__(
+        self, trunk: Trunk, endpoint: Endpoint, admission: Admission, hop: NextHop
+    ) -> None:
         self._trunk = trunk
         self._endpoint = endpoint
         self._admission = admission
+        self._hop = hop
         self._log = _log.bind(trunk=trunk.name, registrar=str(trunk.registrar))
         self._registered = False
         self._failures = 0
@@ -48,13 +54,16 @@ class Registration:
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def start(self) -> None:
-        """Send the first REGISTER; what it brings is told later. ConfigError without a password."""
+    def start(self) -> None:
+        """Send the first REGISTER, once the registrar is found; what it brings is told later."""
         telemetry.REGISTERED.labels(self._trunk.name).set(0)
-        make = accounts.registered_account(self._trunk, self._on_changed)
-        await self._learn_addresses()
-        await self._endpoint.add_account(self._trunk.name, make)
-        self._expect_answer()
+        self._retry()
+
+    def renew(self) -> None:
+        """Register again now, for example because the network has changed."""
+        if not self._stopping:
+            self._cancel_timer()
+            self._retry()
 
     async def stop(self) -> None:
         """Take the registration back and wait a moment for the answer."""
@@ -68,7 +77,7 @@ class Registration:
             await self._set_registration(False)
             await asyncio.wait_for(self._unregistered.wait(), _UNREGISTER_S)
 
-    def _on_changed(self, event: RegistrationChanged) -> None:
+    def on_changed(self, event: RegistrationChanged) -> None:
         self._cancel_timer()
         if event.registered:
             self._on_registered(event)
@@ -90,11 +99,13 @@ class Registration:
         self._set_state(False)
         delay_s = _RETRY_S[min(self._failures, len(_RETRY_S) - 1)]
         self._failures += 1
+        if is_out_of_reach(sip_status) and self._hop.advance():
+            delay_s = 0.0  # another address of the same registrar
         telemetry.REGISTRATION_FAILURES.labels(self._trunk.name, sip_status).inc()
         self._log.error(
             "registration_failed",
             sip_status=sip_status,
-            reason=_EXPLANATIONS.get(sip_status, reason),
+            reason=reason if sip_status == _NOT_FOUND else EXPLANATIONS.get(sip_status, reason),
             retry_in_s=delay_s,
         )
         if not self._stopping:
@@ -106,7 +117,12 @@ class Registration:
         task.add_done_callback(self._tasks.discard)
 
     async def _register_again(self) -> None:
-        await self._learn_addresses()
+        self._cancel_timer()
+        try:
+            await self._hop.find()
+        except UnknownServerError as error:
+            self._on_failed(_NOT_FOUND, str(error))
+            return
         try:
             await self._set_registration(True)
         except LandlineError as error:
@@ -124,15 +140,6 @@ class Registration:
         await self._endpoint.with_account(
             self._trunk.name, lambda account: account.setRegistration(renew)
         )
-
-    async def _learn_addresses(self) -> None:
-        host = self._trunk.registrar.host if self._trunk.registrar else ""
-        try:
-            ips = await asyncio.to_thread(resolve_ipv4, host)
-        except OSError as error:
-            self._log.error("registrar_not_found", reason=error.strerror)
-        else:
-            self._admission.learn_registrar(self._trunk.name, ips)
 
     def _set_state(self, registered: bool) -> None:
         self._registered = registered

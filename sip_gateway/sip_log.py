@@ -1,12 +1,13 @@
 """PJSIP's own log: its complaints go to ours, and what it drops in silence is counted.
 
 A datagram that PJSIP cannot parse is dropped without an answer or a callback; its log is the only
-place that tells.
+place that tells. It is also the only place that shows messages as they went over the wire.
 """
 
 from __future__ import annotations
 
 import ctypes
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _LEVEL = 2  # errors and warnings
+_LEVEL_WITH_MESSAGES = 4
+_MESSAGE = re.compile(
+    r"\.*(?P<way>[RT]X) \d+ bytes .*? (?:from|to) \w+ (?P<peer>\S+):\r?\n"
+    r"(?P<text>.*)\r?\n--end msg--",
+    re.DOTALL,
+)
 _DROPPED = "Dropping "
+_SECRET = re.compile(r"(inline:|response=\")[^\s\"]+", re.IGNORECASE)  # RFC 4568, RFC 7616
 _log = structlog.get_logger()
 
 
@@ -27,17 +35,24 @@ def pjsip_library() -> ctypes.CDLL:
 
 
 class SipLog(pj.LogWriter):  # type: ignore[misc]
-    """PJSIP calls it on any of its threads; `on_dropped` must allow that."""
+    """PJSIP calls it on any of its threads; `on_dropped` and `on_message` must allow that."""
 
-    def __init__(self, on_dropped: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        on_dropped: Callable[[], None],
+        on_message: Callable[[bool, str, str], None] | None = None,
+    ) -> None:
+        """`on_message(sent, peer, text)` is given every SIP message, secrets included."""
         super().__init__()
         self._on_dropped = on_dropped
+        self._on_message = on_message
 
     def configure(self, log_config: Any) -> None:
         """Fill in a LogConfig. PJSIP takes the writer over and deletes it."""
-        log_config.level = _LEVEL
-        log_config.consoleLevel = _LEVEL
-        log_config.msgLogging = 0
+        level = _LEVEL if self._on_message is None else _LEVEL_WITH_MESSAGES
+        log_config.level = level
+        log_config.consoleLevel = level
+        log_config.msgLogging = int(self._on_message is not None)
         log_config.decor = pj.PJ_LOG_HAS_SENDER
         log_config.writer = self
 
@@ -45,5 +60,16 @@ class SipLog(pj.LogWriter):  # type: ignore[misc]
         sender, _, message = entry.msg.strip().partition(" ")
         if message.startswith(_DROPPED):
             self._on_dropped()
+        if self._on_message is not None:
+            match = _MESSAGE.match(message)
+            if match is not None:
+                self._on_message(match["way"] == "TX", match["peer"], match["text"])
+            if entry.level > _LEVEL:
+                return
         # Strangers can cause these lines at will, so they are for debugging only.
-        _log.debug("pjsip", sender=sender, message=message)
+        _log.debug("pjsip", sender=sender, message=without_secrets(message))
+
+
+def without_secrets(text: str) -> str:
+    """SIP or SDP without SRTP keys and digest answers."""
+    return _SECRET.sub(r"\1...", text)

@@ -28,7 +28,7 @@ from services.common.audio import BYTES_PER_SAMPLE, SAMPLE_RATE_HZ
 from services.common.clock import SystemClock
 from services.common.errors import LandlineError
 from sip_gateway import accounts, dtmf
-from sip_gateway.config import Codec, EndpointConfig, PortRange, Transport
+from sip_gateway.config import Codec, EndpointConfig, PortRange
 from sip_gateway.endpoint import LOCAL, Endpoint
 from sip_gateway.events import (
     DtmfPressed,
@@ -46,6 +46,8 @@ from sip_gateway.media.call_audio import CallAudio
 from sip_gateway.media.jitter import JitterPolicy, StreamStatistics
 from sip_gateway.media.playout import Heard, PlayoutQueue
 from sip_gateway.media.recorder import Recorder, Recording
+from sip_gateway.nat import Nat
+from sip_gateway.trunk import Srtp, Transport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -124,7 +126,7 @@ class SoftphoneCall:
         self._audio = CallAudio(
             playout=self._playout,
             sink=self._on_frame,
-            heard=lambda events: endpoint.post(self._on_heard, events),
+            heard=lambda events: endpoint.post_at_tick_end(self._on_heard, events),
             clock=clock,
             we_call=True,
         )
@@ -134,6 +136,7 @@ class SoftphoneCall:
         self.codec = ""
         self.digits: list[DtmfPressed] = []
         self.transfer_target: str | None = None
+        self.transfer_progress: list[TransferProgressed] = []
         self.statistics: StreamStatistics | None = None
 
     # -- speaking -----------------------------------------------------------------------------
@@ -166,9 +169,10 @@ class SoftphoneCall:
 
     # -- listening ----------------------------------------------------------------------------
 
-    def on_audio(self, listener: Callable[[ReceivedFrame], None]) -> None:
-        """Call `listener` on the event loop with each frame that comes."""
+    def on_audio(self, listener: Callable[[ReceivedFrame], None]) -> Callable[[], None]:
+        """Call `listener` on the event loop with each frame that comes, until told to stop."""
         self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
 
     async def frames(self) -> AsyncIterator[ReceivedFrame]:
         """Each frame from now until the call ends; a slow reader loses the oldest."""
@@ -179,7 +183,7 @@ class SoftphoneCall:
             buffered.append(frame)
             arrived.set()
 
-        self.on_audio(listener)
+        stop_listening = self.on_audio(listener)
         ended = asyncio.ensure_future(self._ended.wait())
         ended.add_done_callback(lambda _future: arrived.set())
         try:
@@ -190,7 +194,7 @@ class SoftphoneCall:
                     yield buffered.popleft()
         finally:
             ended.cancel()
-            self._listeners.remove(listener)
+            stop_listening()
 
     def record(self, path: Path) -> None:
         """Record from now on: us left, the other side right. `stop_recording` closes the file."""
@@ -222,6 +226,10 @@ class SoftphoneCall:
         """Until the other side sends a REFER; the URI that it names."""
         await self._transfer.wait()
         return self.transfer_target or ""
+
+    async def transfer(self, target: str) -> None:
+        """Send a REFER; what the other side says of it is kept in `transfer_progress`."""
+        await self._live_leg().transfer(target)
 
     async def hold(self, on: bool) -> None:
         """Put the other side on hold by re-INVITE, or take it back."""
@@ -275,7 +283,7 @@ class SoftphoneCall:
             case LegEnded(sip_status=status, reason=reason):
                 self._on_ended(status, reason)
             case TransferProgressed():
-                raise AssertionError("a softphone sends no REFER")
+                self.transfer_progress.append(event)
 
     def _on_transfer(self, target: str, new_leg: NewLeg) -> None:
         """Report where we are sent, and leave: the first call ends before the second is given up.
@@ -311,7 +319,7 @@ class SoftphoneCall:
         """On the media thread."""
         if self._listeners:
             frame = ReceivedFrame(pcm, self._clock.now_ms())
-            self._endpoint.post(self._hand_out, frame)
+            self._endpoint.post_at_tick_end(self._hand_out, frame)
 
     def _hand_out(self, frame: ReceivedFrame) -> None:
         for listener in tuple(self._listeners):
@@ -338,9 +346,15 @@ class Softphone:
         password: str = "",
         rtp_ports: PortRange = _RTP_PORTS,
         jitter_buffer_max_ms: int = 200,
+        nat: Nat | None = None,
+        srtp: Srtp = Srtp.OFF,
+        on_message: Callable[[bool, str, str], None] | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """`username` and `password` answer digest challenges; `identity@domain` is our From."""
+        """`username` and `password` answer digest challenges; `identity@domain` is our From.
+
+        `on_message` as in Endpoint.
+        """
         self._config = EndpointConfig(
             listen=listen,
             transports=(transport,),
@@ -348,10 +362,12 @@ class Softphone:
             codecs=codecs,
             jitter=JitterPolicy(max_ms=jitter_buffer_max_ms),
             user_agent="Landline softphone",
+            nat=nat or Nat(),
             accept_transfers=True,
         )
         self._transport = transport
-        self._account = accounts.dialing_account(identity, domain, username, password)
+        self._on_message = on_message
+        self._account = accounts.dialing_account(identity, domain, username, password, srtp=srtp)
         self._clock = clock or SystemClock()
         self._endpoint: Endpoint | None = None
         self._calls: list[SoftphoneCall] = []
@@ -369,6 +385,7 @@ class Softphone:
             on_invite=self._on_invite,
             on_refused=lambda _invite, _status, _why: None,
             on_malformed=lambda: None,
+            on_message=self._on_message,
         )
         await self._endpoint.start()
         await self._endpoint.add_account(LOCAL, self._account)

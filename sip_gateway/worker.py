@@ -3,33 +3,43 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
 
-from services.common import metrics
-from services.common.errors import ConfigError
-from sip_gateway import accounts, telemetry
-from sip_gateway.admission import Admission
+from sip_gateway import accounts, dids, telemetry
+from sip_gateway.admission import UNKNOWN_SOURCE, Admission
 from sip_gateway.agent_client import AgentClient
-from sip_gateway.call import Call, CallContext, CallResult
-from sip_gateway.config import EndpointConfig, TrunkKind
-from sip_gateway.endpoint import LOCAL, REFUSING, Endpoint
-from sip_gateway.media.jitter import JitterPolicy
-from sip_gateway.registration import Registration
+from sip_gateway.call import Call, CallContext
+from sip_gateway.config import EndpointConfig
+from sip_gateway.ending import CallResult
+from sip_gateway.endpoint import LOCAL, REFUSING, Endpoint, LegTerms
+from sip_gateway.house import open_house
+from sip_gateway.media.rtp_probe import RtpProbe
+from sip_gateway.media.settings import Resampler
+from sip_gateway.nat import is_probably_unreachable
+from sip_gateway.refusals import MISSING
+from sip_gateway.resolving import Resolver
+from sip_gateway.telemetry import serve_metrics
+from sip_gateway.trunk_lines import TrunkLines
+from sip_gateway.worker_status import WorkerStatus
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from services.common.addresses import HostPort
     from services.common.clock import Clock
     from services.common.config import TlsConfig
     from sip_gateway.config import SipConfig
-    from sip_gateway.events import Invite
+    from sip_gateway.events import Invite, Refusal
     from sip_gateway.leg import Leg
 
 _log = structlog.get_logger()
 _LAST_CALLS_S = 5.0
+GOODBYE_MS = 8_000  # for the agent's last words when the drain limit has passed
+_SAY_WHERE = "the carrier must find us by itself; set sip.nat.public_address or sip.nat.stun"
 
 
 class Worker:
@@ -43,31 +53,51 @@ class Worker:
         region: str,
         tls: TlsConfig | None,
         clock: Clock,
+        report: Callable[[WorkerStatus], None] = lambda _status: None,
     ) -> None:
+        """`report` hears whenever the room for calls changes."""
         self._config = config
-        self._admission = Admission(config.trunks, clock=clock)
+        self._house = open_house(config, data_dir=data_dir, clock=clock)
+        self._admission = Admission(
+            config.trunks,
+            clock=clock,
+            country=config.country,
+            house=self._house,
+            rtp_is_free=RtpProbe(config.media_host, config.rtp_ports).pair_is_free,
+        )
+        self._report = report
+        self._legs = 0
+        self._metrics_port = 0
         self._agents = AgentClient(config.agent, tls, timeout_ms=config.agent_timeout_ms)
+        resolver = Resolver(config.nameservers)
         self._endpoint = Endpoint(
-            _endpoint_config(config),
+            replace(endpoint_config(config), nameservers=tuple(resolver.nameservers)),
             screen=self._admission.decide,
             on_invite=self._on_invite,
-            on_refused=_on_refused,
+            on_refused=self._on_refused,
             on_malformed=telemetry.MALFORMED.inc,
+            terms=self._terms,
+            refuses_replacement=self._refuses_replacement,
+            on_legs=self._on_legs,
         )
         self._context = CallContext(
             config=config,
             agents=self._agents,
+            house=self._house,
             recordings=data_dir / "recordings" if config.recording else None,
             region=region,
+            consult=self._consult,
             clock=clock,
-            post=self._endpoint.post,
+            post_at_tick_end=self._endpoint.post_at_tick_end,
         )
         self._calls: dict[asyncio.Task[object], Call] = {}
-        self._registrations = [
-            Registration(trunk, self._endpoint, self._admission)
-            for trunk in config.trunks
-            if trunk.kind is TrunkKind.REGISTRATION
-        ]
+        self._lines = TrunkLines(
+            config.trunks,
+            self._endpoint,
+            self._admission,
+            resolver,
+            behind_edge=config.worker is not None,
+        )
 
     @property
     def address(self) -> HostPort:
@@ -79,14 +109,53 @@ class Worker:
         if not self._config.trunks:
             _log.warning("no_trunks", effect="every call will be refused with 403")
         if self._config.metrics is not None:
-            _serve_metrics(self._config.metrics)
+            self._metrics_port = serve_metrics(self._config.metrics)
+            if self._config.worker is None:
+                _log.info("metrics", listen=f"{self._config.metrics.host}:{self._metrics_port}")
         await self._endpoint.start()
         self._admission.limit = self._endpoint.max_legs - 1
         await self._endpoint.add_account(LOCAL, accounts.local_account())
         await self._endpoint.add_account(REFUSING, accounts.refusing_account())
-        for registration in self._registrations:
-            await registration.start()
+        media = self._config.listen._replace(host=self._config.media_host)
+        for trunk in self._config.trunks:
+            nat = self._config.nat.for_trunk(trunk)
+            if is_probably_unreachable(trunk, nat, media):
+                _log.warning("trunk_told_private_address", trunk=trunk.name, remedy=_SAY_WHERE)
+        await self._lines.start()
+        self._tell()
         _log.info("ready", listen=str(self.address), conversations=self._admission.limit)
+
+    def renew_trunks(self) -> None:
+        """Find every trunk's server in DNS again, register and ask whether it is there, all now."""
+        self._lines.renew()
+
+    async def drain(self, now: asyncio.Event) -> None:
+        """Take no more calls, and let the live ones end by themselves (drain_limit_s).
+
+        Who still talks then hears the agent's goodbye. Returns early when `now` is set.
+        """
+        self._admission.stopping = True
+        self._tell()
+        limit_s = self._config.drain_limit_s
+        _log.info("draining", calls=len(self._calls), limit_s=limit_s)
+        unregistering = asyncio.create_task(self._lines.unregister())
+        await self._calls_ended(limit_s, now)
+        if self._calls and not now.is_set():
+            _log.warning("drain_limit_reached", calls=len(self._calls))
+            for call in self._calls.values():
+                call.announce_closing(GOODBYE_MS)
+            await self._calls_ended(GOODBYE_MS / 1000, now)
+        await unregistering
+
+    async def _calls_ended(self, limit_s: float, now: asyncio.Event) -> None:
+        """Until no call is left, `limit_s` have passed or `now` is set."""
+        if not self._calls:
+            return
+        ended = asyncio.ensure_future(asyncio.wait(set(self._calls)))
+        insisted = asyncio.create_task(now.wait())
+        await asyncio.wait((ended, insisted), timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+        for waiting in (ended, insisted):
+            waiting.cancel()
 
     async def stop(self) -> None:
         """Refuse new calls, end the live ones, unregister and leave nothing behind."""
@@ -95,37 +164,77 @@ class Worker:
             call.end(CallResult.FAILED, "gateway_stopped")
         if self._calls:
             await asyncio.wait(self._calls, timeout=_LAST_CALLS_S)
-        await asyncio.gather(*(registration.stop() for registration in self._registrations))
+        await self._lines.stop()
         await self._endpoint.stop()
         await self._agents.close()
+        await self._house.ledger.close()
+        self._house.refusals.sum_up(everything=True)
+
+    def _terms(self, invite: Invite) -> LegTerms:
+        """On the PJSIP thread."""
+        trunk = self._admission.trunk_of(invite)
+        if trunk is None:
+            return LegTerms()
+        networks = self._admission.networks_of(trunk.name)
+        nat = self._config.nat.for_trunk(trunk)
+        return LegTerms(
+            account=trunk.name,
+            answer_source=nat.answer_source,
+            sources=nat.sources(trunk, networks, invite.source_ip),
+        )
+
+    async def _consult(self, trunk: str, target: str, on_event: Callable[..., None]) -> Leg:
+        """Call the target of an attended transfer, on the account of the caller's trunk."""
+        return await self._endpoint.dial(target, account=trunk, tap=None, on_event=on_event)
+
+    def _refuses_replacement(self, leg: Leg, invite: Invite) -> Refusal | None:
+        """On the PJSIP thread: who may put another telephone in the caller's place."""
+        trunk = self._admission.trunk_of(invite)
+        return None if trunk is not None and trunk.name == leg.trunk else UNKNOWN_SOURCE
+
+    def _on_legs(self, legs: int) -> None:
+        self._legs = legs
+        self._tell()
+
+    def _tell(self) -> None:
+        self._report(
+            WorkerStatus(
+                slots=self._admission.limit,
+                legs=self._legs,
+                open=not self._admission.stopping,
+                metrics_port=self._metrics_port,
+            )
+        )
 
     def _on_invite(self, leg: Leg, invite: Invite) -> None:
         trunk = self._admission.trunk_of(invite)
         assert trunk is not None  # `screen` has let it pass
-        call = Call(leg, invite, trunk, self._context)
+        route = dids.route(trunk, invite, self._config.country)
+        if route is None:  # an emergency number: `screen` refuses any other that is not ours
+            route = dids.Route(number=invite.callee, agent=trunk.agent, region="")
+        leg.trunk = trunk.name
+        call = Call(leg, invite, trunk, route, self._context)
         task: asyncio.Task[object] = asyncio.create_task(call.run(), name=call.call_id)
         self._calls[task] = call
         telemetry.ACTIVE.set(len(self._calls))
         task.add_done_callback(self._on_call_done)
+
+    def _on_refused(self, invite: Invite | None, sip_status: int, why: str) -> None:
+        """Count a refusal; those of PJSIP itself come without an Invite and with a SIP reason."""
+        reason = why if invite is not None else _PJSIP_REASONS.get(sip_status, "pjsip")
+        telemetry.REFUSED.labels(reason).inc()
+        self._house.refusals.refused(
+            reason=reason,
+            sip_status=sip_status,
+            source=invite.source_ip if invite else "",
+            missing=MISSING.get(reason, why),
+        )
 
     def _on_call_done(self, task: asyncio.Task[object]) -> None:
         del self._calls[task]
         telemetry.ACTIVE.set(len(self._calls))
         if not task.cancelled() and task.exception() is not None:
             _log.error("call_task_failed", exc_info=task.exception())
-
-
-def _on_refused(invite: Invite | None, sip_status: int, why: str) -> None:
-    """Count a refusal; those of PJSIP itself come without an Invite and with a SIP reason."""
-    reason = why if invite is not None else _PJSIP_REASONS.get(sip_status, "pjsip")
-    telemetry.REFUSED.labels(reason).inc()
-    _log.warning(
-        "call_refused",
-        sip_status=sip_status,
-        reason=reason,
-        detail=why,
-        source=invite.source_ip if invite else "",
-    )
 
 
 _PJSIP_REASONS = {
@@ -137,22 +246,17 @@ _PJSIP_REASONS = {
 }
 
 
-def _endpoint_config(config: SipConfig) -> EndpointConfig:
+def endpoint_config(config: SipConfig) -> EndpointConfig:
+    """What [sip] says of the endpoint."""
     return EndpointConfig(
         listen=config.listen,
         transports=tuple(config.transports),
         rtp_ports=config.rtp_ports,
         codecs=tuple(config.codecs),
-        jitter=JitterPolicy(max_ms=config.jitter_buffer_max_ms),
-        public_address=config.public_address,
+        jitter=config.media.jitter,
+        jitter_of={trunk.name: config.media_of(trunk).jitter for trunk in config.trunks},
+        light_resampler=config.media.resampler is Resampler.LIGHT,
+        nat=config.nat,
+        edge_proxy=config.edge_proxy,
+        place=config.worker,
     )
-
-
-def _serve_metrics(address: HostPort) -> None:
-    try:
-        port = metrics.serve(address)
-    except OSError as error:
-        raise ConfigError(
-            f"[sip] metrics = {address}: cannot listen there: {error.strerror}"
-        ) from None
-    _log.info("metrics", listen=f"{address.host}:{port}")

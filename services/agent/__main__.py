@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from landline.agent.v1 import agent_pb2_grpc
 
 from services.agent.clients.audit import AuditClient
+from services.agent.clients.leases import Leases
 from services.agent.clients.llm import LlmClient
 from services.agent.clients.tts import TtsClient
 from services.agent.config import AgentConfig
@@ -57,7 +58,8 @@ async def main(file: ConfigFile, stop: asyncio.Event) -> None:
         )
         for box in boxes
     }
-    service = ConversationService(agents, config.max_calls)
+    leases = Leases({"speech recognition": stt_channel, "speech": tts_channel}, llm)
+    service = ConversationService(agents, config.max_calls, leases)
     servicer = ConversationServicer(service.admit, service.converse)
     recording = asyncio.create_task(audit.run())
     server = await start_server(

@@ -18,7 +18,9 @@ class Started:
     codec: str = ""
     region: str = ""
     agent: str = ""
+    direction: str = "inbound"
     headers: Mapping[str, str] = field(default_factory=dict)
+    emergency: bool = False  # an emergency number was dialled: all we can do is say so
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ class MediaStatistics:
     empties: int
     packets_received: int
     packets_lost: int
+    mos: float = 0.0  # lately; 0.0: the gateway does not say
+    call_mos: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,21 @@ class TransferUpdated:
     failed: bool
     sip_status: int
     reason: str
+    emergency: bool = False  # refused: an emergency number, and nobody is named for it
+
+
+@dataclass(frozen=True, slots=True)
+class LineClosing:
+    """The gateway is being shut down; it ends the call in `deadline_ms`."""
+
+    deadline_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class CallerChanged:
+    """Somebody else is on the line now."""
+
+    caller: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +112,8 @@ LineEvent: TypeAlias = (
     | Played
     | Cleared
     | TransferUpdated
+    | LineClosing
+    | CallerChanged
     | Ended
 )
 
@@ -110,8 +131,11 @@ class Line(Protocol):
 
     async def duck(self, gain: float, ramp_ms: int) -> None: ...
 
-    async def transfer(self, target: str) -> None:
-        """Hand the call to `target` once what is queued has been played."""
+    async def transfer(self, target: str, *, attended: bool) -> None:
+        """Hand the call to `target` once what is queued has been played.
+
+        `attended`: only when the target has answered; until then the caller is still ours.
+        """
         ...
 
     async def hang_up(self, result: str, reason: str) -> None:

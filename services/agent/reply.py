@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +94,11 @@ class ReplyMaker:
         self._offered = builtin.offered_tools(agent)
         self._confirmed = 0
         self.state = ReplyState()
+
+    def forget_identity(self) -> None:
+        """Whoever proved who they are has left; attempts that failed still count."""
+        self.state.identity = replace(self.state.identity, verified=None)
+        self.state.pending = None
 
     async def answer(self, text: str, timing: TurnTiming | None) -> Outcome:
         """Answer the caller's words. LlmUnavailableError when no model answers."""

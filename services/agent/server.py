@@ -51,9 +51,10 @@ class ConversationServicer(agent_pb2_grpc.ConversationServicer):
             try:
                 await place.enter_async_context(self._admit(started))
             except CallRefusedError as error:
-                _REFUSED.labels(reason="unavailable").inc()
+                _REFUSED.labels(reason="full" if error.full else "unavailable").inc()
                 _log.warning("call_refused", call_id=started.call_id, reason=str(error))
-                await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+                code = grpc.StatusCode.RESOURCE_EXHAUSTED
+                await context.abort(code if error.full else grpc.StatusCode.UNAVAILABLE, str(error))
             # The gateway answers the caller when it sees these headers.
             await context.send_initial_metadata(())
             line = GrpcLine(request_iterator)
@@ -107,8 +108,10 @@ class GrpcLine:
     async def duck(self, gain: float, ramp_ms: int) -> None:
         self._send(duck=agent_pb2.Duck(gain=gain, ramp_ms=ramp_ms))
 
-    async def transfer(self, target: str) -> None:
-        self._send(transfer=agent_pb2.Transfer(target=target, after_playout=True))
+    async def transfer(self, target: str, *, attended: bool) -> None:
+        self._send(
+            transfer=agent_pb2.Transfer(target=target, after_playout=True, attended=attended)
+        )
 
     async def hang_up(self, result: str, reason: str) -> None:
         self._send(hang_up=agent_pb2.HangUp(result=result, reason=reason, after_playout=True))
@@ -144,6 +147,10 @@ def to_event(request: agent_pb2.ConverseRequest) -> on_line.LineEvent | None:
             return on_line.Cleared(request.cleared.clear_id, marks)
         case "transfer":
             return _transfer(request.transfer)
+        case "closing":
+            return on_line.LineClosing(request.closing.deadline_ms)
+        case "caller_changed":
+            return on_line.CallerChanged(request.caller_changed.caller)
         case "ended":
             return _ended(request.ended)
         case _:
@@ -159,7 +166,9 @@ def _started(started: agent_pb2.CallStarted) -> on_line.Started:
         codec=started.codec,
         region=started.region,
         agent=started.agent,
+        direction=started.direction or "inbound",
         headers=dict(started.headers),
+        emergency=started.emergency,
     )
 
 
@@ -170,6 +179,8 @@ def _media(media: agent_pb2.MediaStatistics) -> on_line.MediaStatistics:
         empties=media.jitter_buffer_empties,
         packets_received=media.packets_received,
         packets_lost=media.packets_lost,
+        mos=media.mos,
+        call_mos=media.call_mos,
     )
 
 
@@ -184,6 +195,7 @@ def _transfer(update: agent_pb2.TransferUpdated) -> on_line.TransferUpdated:
         failed=update.state == states.STATE_FAILED,
         sip_status=update.sip_status,
         reason=update.reason,
+        emergency=update.emergency,
     )
 
 

@@ -2,40 +2,58 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from services.agent.clients.audit import AuditUnavailableError
+from services.agent.clients.leases import LeaseError
 from services.agent.session import Session, Surroundings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from services.agent.clients.leases import Leases
     from services.agent.line import Line, Started
 
 
 class CallRefusedError(Exception):
-    """The call cannot be taken now; the message says why in plain words."""
+    """The call cannot be taken now; the message says why in plain words.
+
+    `full`: everything works, and all places are in use.
+    """
+
+    def __init__(self, message: str, *, full: bool = False) -> None:
+        super().__init__(message)
+        self.full = full
 
 
 class ConversationService:
     """Knows the agents by name; the first is the default."""
 
-    def __init__(self, agents: dict[str, Surroundings], max_calls: int) -> None:
+    def __init__(self, agents: dict[str, Surroundings], max_calls: int, leases: Leases) -> None:
         self._agents = agents
+        self._leases = leases
         self._default = next(iter(agents))
         self._max_calls = max_calls
         self._active = 0
 
     @asynccontextmanager
     async def admit(self, started: Started) -> AsyncIterator[None]:
-        """Hold a place, with the call on record; CallRefusedError when that cannot be."""
+        """Hold a place here and in each part that the conversation needs, the call on record.
+
+        CallRefusedError when that cannot be.
+        """
         if self._active >= self._max_calls:
-            raise CallRefusedError(f"all {self._max_calls} conversations are in use")
+            raise CallRefusedError(f"all {self._max_calls} conversations are in use", full=True)
         self._active += 1
         try:
-            await self._put_on_record(started)
-            yield
+            async with AsyncExitStack() as places:
+                try:
+                    await places.enter_async_context(self._leases.hold(started.call_id))
+                except LeaseError as error:
+                    raise CallRefusedError(str(error), full=error.full) from error
+                await self._put_on_record(started)
+                yield
         finally:
             self._active -= 1
 
@@ -50,6 +68,7 @@ class ConversationService:
                 trunk=started.trunk,
                 codec=started.codec,
                 region=started.region,
+                direction=started.direction,
                 agent=around.box.agent.name,
             )
         except AuditUnavailableError as error:

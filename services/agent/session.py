@@ -126,6 +126,7 @@ class Session:
         self._timing: TurnTiming | None = None
         self._question: Piece | None = None  # a yes-or-no question that is not yet being heard
         self._transfer_target = ""
+        self._emergency_refused = False  # the last transfer was to an emergency number
         self._disclosure: Piece | None = None
         self._media: on_line.MediaStatistics | None = None
         self._ended = on_line.Ended(result="failed", reason="gateway_lost")
@@ -175,6 +176,12 @@ class Session:
                     self._media = event
                 case on_line.TransferUpdated():
                     self._take_transfer(event)
+                case on_line.LineClosing():
+                    self._record("line_closing", deadline_ms=event.deadline_ms)
+                    self._post(turn_events.LineClosing())
+                case on_line.CallerChanged(caller):
+                    self._replies.forget_identity()
+                    self._record("caller_changed", caller=caller)
                 case on_line.Ended():
                     self._ended = event
                     return
@@ -198,6 +205,7 @@ class Session:
             reason=event.reason,
         )
         if event.failed:
+            self._emergency_refused = event.emergency
             self._post(turn_events.TransferFailed())
 
     def _on_voice(self, voice: bool, sample: int) -> None:
@@ -314,6 +322,8 @@ class Session:
                 self._say_filler(self._agent.speech.wait)
             case turn_events.SayTransferFailed(reply):
                 self._start_reply(reply, self._say_transfer_failed)
+            case turn_events.SayLineClosing(reply):
+                self._start_reply(reply, self._say_line_closing)
             case turn_events.GiveUp():
                 self._start_reply(self._state.reply, self._apologise)
             case turn_events.EndCall(reason):
@@ -376,9 +386,9 @@ class Session:
             self._post(turn_events.TransferStarted(reply))
             self._transfer_target = outcome.transfer
             await self._voice.all_made()
-            target = self._agent.transfers[outcome.transfer].target
-            self._record("transfer_started", target=target)
-            await self._line.transfer(target)
+            person = self._agent.transfers[outcome.transfer]
+            self._record("transfer_started", target=person.target)
+            await self._line.transfer(person.target, attended=person.attended)
         elif outcome.hang_up is not None:
             self._post(turn_events.GoodbyeStarted(reply))
             await self._voice.all_made()
@@ -389,14 +399,24 @@ class Session:
 
     async def _greet(self) -> Outcome:
         entry = self._conversation.add_agent()
+        if self._started.emergency:
+            entry.pieces.append(self._say(self._agent.speech.emergency))
+            return Outcome(hang_up="emergency_refused")
         self._disclosure = self._say(self._agent.speech.disclosure)
         entry.pieces += [self._disclosure, self._say(self._agent.speech.greeting)]
         return Outcome()
 
     async def _say_transfer_failed(self) -> Outcome:
         entry = self._conversation.add_agent()
-        entry.pieces.append(self._say(self._agent.transfers[self._transfer_target].failed))
+        failed = self._agent.transfers[self._transfer_target].failed
+        speech = self._agent.speech.emergency if self._emergency_refused else failed
+        entry.pieces.append(self._say(speech))
         return Outcome()
+
+    async def _say_line_closing(self) -> Outcome:
+        entry = self._conversation.add_agent()
+        entry.pieces.append(self._say(self._agent.speech.line_closing))
+        return Outcome(hang_up="line_closing")
 
     async def _apologise(self) -> Outcome:
         entry = self._conversation.add_agent()

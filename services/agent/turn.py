@@ -33,6 +33,7 @@ from services.agent.turn_events import (
     GoodbyeStarted,
     Greet,
     KeyPressed,
+    LineClosing,
     LineHeld,
     LineResumed,
     PartialRecognised,
@@ -41,6 +42,7 @@ from services.agent.turn_events import (
     ReplyPlayed,
     Respond,
     SayFiller,
+    SayLineClosing,
     SayTransferFailed,
     SpeechStarted,
     SpeechStopped,
@@ -128,6 +130,8 @@ def transition(state: TurnState, event: Event, now_ms: float, policy: TurnPolicy
             return _end(state)
         case LineHeld():
             return _hold(state, now_ms, policy)
+        case LineClosing():
+            return _close(state, now_ms, policy)
         case TransferStarted(reply) | GoodbyeStarted(reply) if reply != state.reply:
             return state, ()
         case TransferStarted():
@@ -465,6 +469,19 @@ def _hold(state: TurnState, now_ms: float, policy: TurnPolicy) -> Step:
         return state, ()
     held, effects = _leave_floor(state, Phase.ON_HOLD, now_ms + policy.hold_ms)
     return held, (*effects, CutReply())
+
+
+def _close(state: TurnState, now_ms: float, policy: TurnPolicy) -> Step:
+    """The line will go away. Who cannot hear a goodbye, or has got one, is not given another."""
+    if state.phase in (Phase.CLOSING, Phase.TRANSFERRING):
+        return state, ()
+    if state.phase in (Phase.STARTING, Phase.ON_HOLD):
+        return _end(state, EndCall("line_closing"))
+    ducked = state.phase in (Phase.OVERLAP, Phase.DECIDING)
+    state = replace(state, reply=state.reply + 1)
+    closing, dropped = _leave_floor(state, Phase.CLOSING, now_ms + policy.closing_ms)
+    unduck = (Unduck(),) if ducked else ()
+    return closing, (*dropped, *unduck, CutReply(), SayLineClosing(state.reply))
 
 
 def _leave_floor(state: TurnState, phase: Phase, deadline_ms: float) -> Step:

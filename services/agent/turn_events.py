@@ -102,6 +102,11 @@ class GoodbyeStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class LineClosing:
+    """The telephone line will go away: what is left is a goodbye."""
+
+
+@dataclass(frozen=True, slots=True)
 class CallEnded:
     pass
 
@@ -127,6 +132,7 @@ Event: TypeAlias = (
     | TransferStarted
     | TransferFailed
     | GoodbyeStarted
+    | LineClosing
     | CallEnded
     | DeadlinePassed
 )
@@ -193,6 +199,13 @@ class SayTransferFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class SayLineClosing:
+    """Tell the caller that the call has to end, and end it."""
+
+    reply: int
+
+
+@dataclass(frozen=True, slots=True)
 class GiveUp:
     """No reply could be made in time: apologise and end the call."""
 
@@ -213,6 +226,7 @@ Effect: TypeAlias = (
     | Unduck
     | CutReply
     | SayTransferFailed
+    | SayLineClosing
     | GiveUp
     | EndCall
 )

@@ -132,6 +132,7 @@ class TransferTarget(Section):
 
     description: str
     target: str  # SIP URI
+    attended: bool = False  # call the target first, hand over when it answers
     announce: str = "I will connect you now."
     failed: str = "I am sorry, nobody can take the call at the moment."
 
@@ -164,6 +165,13 @@ class Speech(Section):
     goodbye: str = "Goodbye."
     apology: str = "I am sorry, I have a technical problem. Please call again later."
     wait: str = "One moment, please."
+    line_closing: str = (  # when this line is taken out of service in the middle of a call
+        "I am sorry, this line has to close now. Please call again in a few minutes. Goodbye."
+    )
+    emergency: str = (  # an emergency number was asked for or dialled, and there is no route to one
+        "I cannot connect you to the emergency services. "
+        "Please hang up now and dial the emergency number from another telephone."
+    )
 
 
 class AgentFile(Section):

@@ -77,6 +77,7 @@ class ConfigFile:
 
     path: Path
     data: Mapping[str, Any]
+    overrides: tuple[str, ...] = ()
 
     def section(self, name: str, model: type[SectionT]) -> SectionT:
         """The section as its typed object; ConfigError lists every mistake in it."""
@@ -116,12 +117,13 @@ def load(path: Path, overrides: Iterable[str] = ()) -> ConfigFile:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    overrides = tuple(overrides)
     for override in overrides:
         _apply(data, override)
     for name in data:
         if name not in SECTIONS:
             raise ConfigError(f"{path}: unknown section [{name}]{_suggestion(name, SECTIONS)}")
-    return ConfigFile(path.resolve(), data)
+    return ConfigFile(path.resolve(), data, overrides)
 
 
 def _apply(data: dict[str, Any], override: str) -> None:

@@ -20,9 +20,27 @@ if TYPE_CHECKING:
 
     from services.common.config import ConfigFile
 
-    ServiceMain = Callable[[ConfigFile, asyncio.Event], Awaitable[None]]
+    ServiceMain = Callable[[ConfigFile, "Stop"], Awaitable[None]]
 
 EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h: restarting will not help
+
+
+class Stop(asyncio.Event):
+    """Set when the process is to stop; `now` when it is to stop without finishing its work."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = asyncio.Event()
+
+    def ask(self) -> None:
+        """A signal came: the first asks, the second insists."""
+        if self.is_set():
+            self.now.set()
+        self.set()
+
+    def insist(self) -> None:
+        self.set()
+        self.now.set()
 
 
 def announce(service: str, address: object) -> None:
@@ -30,8 +48,15 @@ def announce(service: str, address: object) -> None:
     print(f"LISTENING {service} {address}", flush=True)
 
 
-def run(service: str, main: ServiceMain, description: str) -> None:
-    """Parse the command line, then run `main(config, stop)`; SIGTERM and SIGINT set `stop`.
+def run(
+    service: str,
+    main: ServiceMain,
+    description: str,
+    *,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> None:
+    """Parse the command line, then run `main(config, stop)`; SIGTERM and SIGINT set `stop`,
+    a second one `stop.now`.
 
     Exits 0 after a clean stop, 78 when the configuration is wrong, 1 on any other error.
     """
@@ -52,7 +77,8 @@ def run(service: str, main: ServiceMain, description: str) -> None:
             level=file.shared.log_level,
             json_lines=file.shared.log_format == "json",
         )
-        asyncio.run(_until_signal(main, file, supervised=arguments.supervised))
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(_until_signal(main, file, supervised=arguments.supervised))
     except ConfigError as error:
         log.error("configuration_rejected", reason=str(error))
         sys.exit(EXIT_CONFIG)
@@ -62,12 +88,17 @@ def run(service: str, main: ServiceMain, description: str) -> None:
 
 
 async def _until_signal(main: ServiceMain, file: ConfigFile, *, supervised: bool) -> None:
-    stop = asyncio.Event()
+    stop = Stop()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, stop.ask)
     if supervised:
-        # The supervisor holds the other end: when it dies, however it dies, we stop too.
-        loop.add_reader(sys.stdin.fileno(), stop.set)
+
+        def orphaned() -> None:
+            # The supervisor holds the other end: when it dies, however it dies, we stop too.
+            loop.remove_reader(sys.stdin.fileno())
+            stop.insist()
+
+        loop.add_reader(sys.stdin.fileno(), orphaned)
     with contextlib.suppress(asyncio.CancelledError):
         await main(file, stop)

@@ -24,6 +24,7 @@ class TtsConfig(Section):
     flite_voice: str = "slt"  # for English when no voice is named
     # eSpeak NG: language, or language+variant, by language, when no voice is named.
     espeak_voices: dict[str, str] = Field(default_factory=dict)
+    max_calls: int = Field(default=64, ge=1)  # calls at a time; more are refused
     max_concurrent: int = Field(default=128, ge=1)  # requests at a time; more are refused
     max_text_characters: int = Field(default=5_000, ge=1)
     metrics: Address | None = None

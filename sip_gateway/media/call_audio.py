@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 from services.common.audio import FRAME_MS, SILENCE_FRAME
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from services.common.clock import Clock
     from sip_gateway.media.playout import Heard, PlayoutQueue
     from sip_gateway.media.recorder import Recorder
+    from sip_gateway.media.tones import RingBack
 
 # Ticks come each 20 ms. After this long without one, media was stopped and not merely late.
 _PAUSE_MS = 200
@@ -42,9 +44,13 @@ class CallAudio:
         self._outgoing: bytes | None = None
         self._last_tick_ms: float | None = None
         self.recorder: Recorder | None = None
+        self.inserted: deque[bytes] = deque()  # frames that go out first; playout waits
+        self.waiting_tone: RingBack | None = None  # heard while playout has nothing
+        self.muted = False  # what goes out is silence
+        self.listener: Callable[[bytes], None] | None = None  # hears the other side as well
 
     def requested(self) -> bytes:
-        frame, events = self._playout.pull()
+        frame, events = self._next_frame()
         if self._outgoing is not None:  # the tick before had no incoming side
             self._record(SILENCE_FRAME)
         self._outgoing = frame
@@ -52,8 +58,19 @@ class CallAudio:
             self._heard(events)
         return frame
 
+    def _next_frame(self) -> tuple[bytes, tuple[Heard, ...]]:
+        if self.inserted:
+            return self.inserted.popleft(), ()
+        waiting = self.waiting_tone if self._playout.drained else None
+        frame, events = self._playout.pull()
+        if self.muted:
+            return SILENCE_FRAME, events
+        return (waiting.next() if waiting is not None else frame), events
+
     def received(self, pcm: bytes) -> None:
         self._sink(pcm)
+        if self.listener is not None:
+            self.listener(pcm)
         self._record(pcm)
 
     def _record(self, incoming: bytes) -> None:

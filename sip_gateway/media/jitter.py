@@ -1,29 +1,72 @@
-"""How much delay the jitter buffer may add, and what it had to do.
+"""How much delay the jitter buffer may add, and what a stream has gone through.
 
-PJMEDIA's buffer adapts by itself; the one setting that matters is its maximum: it caps the delay
-after a stall and is paid for with discarded packets.
+PJMEDIA's buffer adapts by itself. Three things are set for it. Its maximum caps the delay and is
+paid for with discarded packets. Its start value turns prefetching on: without it a buffer that ran
+dry plays on at once and loses every packet that comes out of order (32 % of them under jitter of
+60 ms, instead of 6 %). And it discards steadily, a frame each 200 ms while it holds more than twice
+the burst that it expects, which is what brings the delay down after a stall.
 """
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from sip_gateway.media import quality
+
+if TYPE_CHECKING:
+    from sip_gateway.media.quality import Quality
+
+# Values of pjmedia_jb_discard_algo, which pjsua2 does not name.
+_DISCARDS = range(3)
+DISCARD_STEADILY = 1
+_PACKET_MS = 20  # ptime of G.711 and G.722 unless another was asked for (RFC 3551)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JitterPolicy:
-    """The longest delay that the buffer of one stream may build up."""
+    """Of the buffer of one stream: what it gathers at first, and the most that it may hold."""
 
     max_ms: int
+    start_ms: int = 20
 
     def apply(self, stream_info: Any) -> None:
         """Set it in a `pjsua2.StreamInfo` before the stream is made."""
+        stream_info.jbInit = self.start_ms
         stream_info.jbMax = self.max_ms
+
+
+def discard_steadily(media_config: Any) -> bool:
+    """Set it in a `pjsua2.MediaConfig`; False where this pjsua2 shows it in another way.
+
+    pjsua2 knows the type by name only: what it hands out is a pointer to a copy.
+    """
+    try:
+        algorithm = media_config.jbDiscardAlgo
+        value = ctypes.c_int.from_address(int(algorithm))
+        algorithm.disown()  # nobody could free it; SWIG would say so on standard output
+    except (AttributeError, TypeError, ValueError):
+        return False
+    if value.value not in _DISCARDS:
+        return False
+    value.value = DISCARD_STEADILY
+    media_config.jbDiscardAlgo = algorithm
+    return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MediaReport:
+    """How a call's audio is doing: its totals, and how it sounded of late and from the start."""
+
+    totals: StreamStatistics
+    lately: Quality
+    overall: Quality
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamStatistics:
-    """What one RTP stream has seen since it began."""
+    """What one RTP stream has seen since it began; discards and empties in packets of 20 ms."""
 
     jitter_buffer_ms: int
     jitter_buffer_average_ms: int
@@ -33,20 +76,28 @@ class StreamStatistics:
     packets_lost: int
     packets_sent: int
     jitter_ms: float
+    packets_reordered: int = 0
+    loss_bursts: int = 0
+    round_trip_ms: float = 0.0  # 0.0: the other side does not report (RTCP)
+    rtcp_received: int = 0
 
     @classmethod
     def read(cls, stat: Any, frame_ms: int) -> StreamStatistics:
         """From a `pjsua2.StreamStat` of a stream whose codec frames last `frame_ms`."""
-        received, buffer = stat.rtcp.rxStat, stat.jbuf
+        received, sent, buffer = stat.rtcp.rxStat, stat.rtcp.txStat, stat.jbuf
         return cls(
             jitter_buffer_ms=buffer.size * frame_ms,
             jitter_buffer_average_ms=buffer.avgDelayMsec,
-            jitter_buffer_discards=buffer.discard,
-            jitter_buffer_empties=buffer.empty,
+            jitter_buffer_discards=buffer.discard * frame_ms // _PACKET_MS,
+            jitter_buffer_empties=buffer.empty * frame_ms // _PACKET_MS,
             packets_received=received.pkt,
             packets_lost=received.loss,
-            packets_sent=stat.rtcp.txStat.pkt,
+            packets_sent=sent.pkt,
             jitter_ms=received.jitterUsec.last / 1000,
+            packets_reordered=received.reorder,
+            loss_bursts=received.lossPeriodUsec.n,
+            round_trip_ms=stat.rtcp.rttUsec.last / 1000,
+            rtcp_received=sent.updateCount,
         )
 
     def plus(self, earlier: StreamStatistics) -> StreamStatistics:
@@ -60,4 +111,29 @@ class StreamStatistics:
             packets_lost=self.packets_lost + earlier.packets_lost,
             packets_sent=self.packets_sent + earlier.packets_sent,
             jitter_ms=self.jitter_ms,
+            packets_reordered=self.packets_reordered + earlier.packets_reordered,
+            loss_bursts=self.loss_bursts + earlier.loss_bursts,
+            round_trip_ms=self.round_trip_ms or earlier.round_trip_ms,
+            rtcp_received=self.rtcp_received + earlier.rtcp_received,
+        )
+
+    def quality(self, since: StreamStatistics | None = None) -> Quality:
+        """How the other side sounded to us from the beginning, or since earlier statistics.
+
+        The delay is what can be known here: half the round trip, our buffer and one packet.
+        """
+        lost = self.packets_lost + self.jitter_buffer_discards
+        received, bursts = self.packets_received, self.loss_bursts
+        buffered_ms = self.jitter_buffer_average_ms
+        if since is not None:
+            lost -= since.packets_lost + since.jitter_buffer_discards
+            received -= since.packets_received
+            bursts -= since.loss_bursts
+            buffered_ms = self.jitter_buffer_ms
+        lost = max(lost, 0)  # a packet that was counted as lost and came late is taken back
+        ratio = lost / (lost + received) if lost + received > 0 else 0.0
+        return quality.estimate(
+            delay_ms=self.round_trip_ms / 2 + buffered_ms + _PACKET_MS,
+            loss_percent=min(ratio, 1.0) * 100,
+            burst_ratio=quality.burst_ratio(lost / bursts if bursts > 0 else 0, ratio),
         )

@@ -1,7 +1,7 @@
 """Writes a call to disk as it happens: stereo WAV, the caller left, the agent right.
 
 The media thread only appends to a bounded queue. A thread of the recorder's own writes it out
-about twice a second and then makes the header true, so that a process that dies leaves a file
+about once a second and then makes the header true, so that a process that dies leaves a file
 that opens. A full disk ends the recording, never the call.
 """
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _CHANNELS = 2
-_FLUSH_S = 0.5
+_FLUSH_S = 1.0
 _CAPACITY_FRAMES = 30_000 // FRAME_MS
 _LONGEST_GAP_FRAMES = 3_600_000 // FRAME_MS
 _HEADER = struct.Struct("<4sI4s4sIHHIIHH4sI")

@@ -31,8 +31,16 @@ async def launch_gateway(
     """Start gateways: `await launch_gateway(sip='...', trunks='...')`."""
     started: list[GatewayProcess] = []
 
-    async def launch(*, sip: str = "", trunks: str | None = None) -> GatewayProcess:
-        config = write_config(tmp_path, agent=f"127.0.0.1:{agent.port}", sip=sip, trunks=trunks)
+    async def launch(
+        *, sip: str = "", trunks: str | None = None, log_level: str = "info"
+    ) -> GatewayProcess:
+        config = write_config(
+            tmp_path,
+            agent=f"127.0.0.1:{agent.port}",
+            sip=sip,
+            trunks=trunks,
+            log_level=log_level,
+        )
         gateway = await start_gateway(config)
         started.append(gateway)
         return gateway
@@ -40,7 +48,7 @@ async def launch_gateway(
     yield launch
     for gateway in started:
         if gateway.process.returncode is None:
-            assert await gateway.stop() == 0
+            assert await gateway.stop() == 0, gateway.stray
         assert not gateway.stray
 
 

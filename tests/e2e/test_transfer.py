@@ -55,3 +55,36 @@ async def test_transfer_that_is_not_allowed(
     await talk.hear(0.2)
     await call.hang_up()
     assert (await talk.ended()).result != "transferred"
+
+
+async def test_an_emergency_number_goes_to_the_people_named_for_it(
+    agent: FakeAgent, launch_gateway: LaunchGateway, phone: Softphone
+) -> None:
+    gateway = await launch_gateway(
+        sip=f'country = "DE"\n[sip.dialling]\nemergency_route = "{DESK}"\n'
+    )
+    call = await phone.dial(gateway.uri())
+    talk = await agent.next_call()
+    talk.transfer("tel:+49112")
+    assert DESK in await asyncio.wait_for(call.transferred(), 5)
+    assert (await talk.ended()).result == "transferred"
+    assert gateway.logged("emergency_transfer")[0]["route"] == DESK
+
+
+async def test_without_such_people_the_agent_is_told_that_it_was_an_emergency_number(
+    agent: FakeAgent, launch_gateway: LaunchGateway, phone: Softphone
+) -> None:
+    gateway = await launch_gateway(sip='transfer_allow = ["tel:*", "sip:*"]')
+    call = await phone.dial(gateway.uri())
+    talk = await agent.next_call()
+    talk.transfer("sip:911@127.0.0.1:9")
+    refused = await talk.wait_for("transfer")
+    assert refused.emergency
+    assert "no emergency_route is configured" in refused.reason
+    talk.transfer("tel:+881612345678")
+    denied = await talk.wait_for("transfer", lambda update: not update.emergency)
+    assert "denied" in denied.reason
+    assert call.transfer_target is None
+    outcome = await gateway.metric("landline_sip_transfers_total", outcome="emergency_refused")
+    assert outcome == 1
+    await call.hang_up()

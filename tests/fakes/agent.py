@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import grpc.aio
 from landline.agent.v1 import agent_pb2 as pb
 from landline.agent.v1 import agent_pb2_grpc
@@ -22,7 +23,7 @@ class FakeCall:
         self.started = started
         self.events: list[pb.ConverseRequest] = []
         self.audio = bytearray()
-        self.first_samples: list[int] = []
+        self.gaps = 0  # pieces of audio that do not follow the one before
         self._changed = asyncio.Event()
         self._commands: asyncio.Queue[pb.ConverseResponse | None] = asyncio.Queue()
 
@@ -37,14 +38,18 @@ class FakeCall:
     def duck(self, gain: float, ramp_ms: int) -> None:
         self._send(duck=pb.Duck(gain=gain, ramp_ms=ramp_ms))
 
-    def transfer(self, target: str, *, after_playout: bool = False) -> None:
-        self._send(transfer=pb.Transfer(target=target, after_playout=after_playout))
+    def transfer(self, target: str, *, after_playout: bool = False, attended: bool = False) -> None:
+        command = pb.Transfer(target=target, after_playout=after_playout, attended=attended)
+        self._send(transfer=command)
 
     def send_dtmf(self, digits: str) -> None:
         self._send(send_dtmf=pb.SendDtmf(digits=digits))
 
     def hold(self, on: bool) -> None:
         self._send(hold=pb.Hold(on=on))
+
+    def mute(self, on: bool) -> None:
+        self._send(mute=pb.Mute(on=on))
 
     def hang_up(self, reason: str = "goodbye", *, after_playout: bool = False) -> None:
         self._send(
@@ -80,6 +85,10 @@ class FakeCall:
         except TimeoutError:
             raise TimeoutError(f"no such {kind}; there were {self.all(kind)}") from None
 
+    async def wait_for_count(self, kind: str, count: int) -> None:
+        """Until there were that many events of a kind."""
+        await self.wait_for(kind, lambda _event: len(self.all(kind)) >= count)
+
     async def hear(self, seconds: float) -> bytes:
         """The next `seconds` of the caller's audio."""
         begin = len(self.audio)
@@ -100,8 +109,8 @@ class FakeCall:
 
     def take(self, request: pb.ConverseRequest) -> None:
         if request.HasField("audio"):
+            self.gaps += request.audio.first_sample != len(self.audio) // 2
             self.audio += request.audio.pcm
-            self.first_samples.append(request.audio.first_sample)
         else:
             self.events.append(request)
         self._changed.set()
@@ -118,6 +127,8 @@ class FakeAgent(agent_pb2_grpc.ConversationServicer):
         self.calls: asyncio.Queue[FakeCall] = asyncio.Queue()
         self.taken = 0
         self.accepts = True  # False: never answers a stream
+        self.refusal: tuple[grpc.StatusCode, str] | None = None  # for each stream that comes
+        self.asked = 0
         self.auto_play: bytes = b""  # played to each call at once
         self._server = grpc.aio.server()
         self.port = 0
@@ -137,6 +148,9 @@ class FakeAgent(agent_pb2_grpc.ConversationServicer):
         self, request_iterator: AsyncIterator[pb.ConverseRequest], context: Any
     ) -> AsyncIterator[pb.ConverseResponse]:
         call = FakeCall((await anext(request_iterator)).started)
+        self.asked += 1
+        if self.refusal is not None:
+            await context.abort(*self.refusal)
         if not self.accepts:
             await asyncio.Event().wait()
         await context.send_initial_metadata(())

@@ -26,6 +26,7 @@ module g711.so
 module aufile.so
 module aubridge.so
 module sndfile.so
+module srtp.so
 module_app account.so
 module_app menu.so
 """
@@ -34,8 +35,10 @@ module_app menu.so
 class Baresip:
     """Speaks PCM of 8 kHz; `heard` is the WAV file of what it hears."""
 
-    def __init__(self, folder: Path, speech: bytes) -> None:
+    def __init__(self, folder: Path, speech: bytes, *, mediaenc: str = "") -> None:
+        """`mediaenc` such as `srtp-mand` encrypts its audio."""
         self._folder = folder
+        self._mediaenc = mediaenc
         self._speech = folder / "speech.wav"
         with wave.open(str(self._speech), "wb") as file:
             file.setnchannels(1)
@@ -56,7 +59,9 @@ class Baresip:
             encoding="utf-8",
         )
         (folder / "accounts").write_text(
-            "<sip:bare@127.0.0.1>;regint=0;audio_codecs=PCMA/8000/1\n", encoding="utf-8"
+            "<sip:bare@127.0.0.1>;regint=0;audio_codecs=PCMA/8000/1"
+            + (f";mediaenc={self._mediaenc}\n" if self._mediaenc else "\n"),
+            encoding="utf-8",
         )
         (folder / "contacts").write_text("", encoding="utf-8")
         self._keys, keyboard = pty.openpty()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -73,12 +74,20 @@ class GatewayProcess:
         except TimeoutError:
             raise TimeoutError(f"{name}{labels} is {seen}, not {value}") from None
 
+    def drain(self) -> None:
+        """The first SIGTERM: no more calls, and the live ones may end."""
+        self.process.send_signal(signal.SIGTERM)
+
     async def stop(self) -> int:
-        """SIGTERM; the exit status."""
-        if self.process.returncode is None:
-            self.process.send_signal(signal.SIGTERM)
+        """SIGTERM, and again when calls are live: end now. The exit status."""
         try:
-            status = await asyncio.wait_for(self.process.wait(), 12)
+            for patience_s in (1.0, 12.0):
+                if self.process.returncode is None:
+                    self.process.send_signal(signal.SIGTERM)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.process.wait(), patience_s)
+                    break
+            status = await asyncio.wait_for(self.process.wait(), 0.1)
         except TimeoutError:
             self.process.kill()
             await self.process.wait()
@@ -102,13 +111,15 @@ class GatewayProcess:
                 self.stray.append(text)
 
 
-def write_config(folder: Path, *, agent: str, sip: str = "", trunks: str | None = None) -> Path:
+def write_config(
+    folder: Path, *, agent: str, sip: str = "", trunks: str | None = None, log_level: str = "info"
+) -> Path:
     """A landline.toml for one gateway on free ports; `sip` is more TOML for [sip]."""
     default_trunk = '[[sip.trunks]]\nname = "lab"\nkind = "peer"\nallow = ["127.0.0.1/32"]\n'
     path = folder / "landline.toml"
     listen = "" if "listen" in sip else 'listen = "127.0.0.1:0"\n'
     path.write_text(
-        f'[landline]\ndata_dir = "var"\nlog_format = "json"\n\n'
+        f'[landline]\ndata_dir = "var"\nlog_format = "json"\nlog_level = "{log_level}"\n\n'
         f'[sip]\n{listen}agent = "{agent}"\nmetrics = "127.0.0.1:0"\n{sip}\n'
         f"{default_trunk if trunks is None else trunks}",
         encoding="utf-8",

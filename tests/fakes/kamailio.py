@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.fakes.network import Namespace
 
 REALM = "127.0.0.1"
 _CONFIG = """\
@@ -15,8 +18,8 @@ debug=1
 log_stderror=yes
 fork=no
 children=1
-listen=udp:127.0.0.1:{port}
-listen=tcp:127.0.0.1:{port}
+listen=udp:{ip}:{port}
+listen=tcp:{ip}:{port}
 loadmodule "kex.so"
 loadmodule "tm.so"
 loadmodule "sl.so"
@@ -55,7 +58,10 @@ request_route {{
 class Kamailio:
     """Registers every username that comes with `password`; routes calls to who is registered."""
 
-    def __init__(self, folder: Path, *, password: str) -> None:
+    def __init__(self, folder: Path, *, password: str, host: Namespace | None = None) -> None:
+        """It runs in `host`, or here on the loopback."""
+        self._host = host
+        self._ip = host.ip if host else "127.0.0.1"
         self._folder = folder
         self._password = password
         self._process: asyncio.subprocess.Process | None = None
@@ -64,19 +70,22 @@ class Kamailio:
         self.port = 0
 
     def uri(self, user: str) -> str:
-        return f"sip:{user}@127.0.0.1:{self.port}"
+        return f"sip:{user}@{self._ip}:{self.port}"
 
     async def start(self) -> None:
-        self.port = free_port()
+        self.port = 5060 if self._host else free_port()
         config = self._folder / "kamailio.cfg"
-        config.write_text(_CONFIG.format(port=self.port, password=self._password), encoding="utf-8")
-        self._process = await asyncio.create_subprocess_exec(
-            *("kamailio", "-DD", "-E", "-m", "16", "-M", "4", "-f", str(config)),
-            *("-Y", str(self._folder)),
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            cwd=self._folder,
+        config.write_text(
+            _CONFIG.format(ip=self._ip, port=self.port, password=self._password), encoding="utf-8"
         )
+        with self._inside():
+            self._process = await asyncio.create_subprocess_exec(
+                *("kamailio", "-DD", "-E", "-m", "16", "-M", "4", "-f", str(config)),
+                *("-Y", str(self._folder)),
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                cwd=self._folder,
+            )
         self._reading = asyncio.create_task(self._read())
         async with asyncio.timeout(10):
             while not await self._answers():  # noqa: ASYNC110
@@ -109,12 +118,14 @@ class Kamailio:
         if self._process is not None and self._process.returncode is not None:
             raise AssertionError(f"kamailio has ended: {self.lines[-10:]}")
         try:
-            _reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            with self._inside():
+                socket.create_connection((self._ip, self.port), timeout=1).close()
         except OSError:
             return False
-        writer.close()
-        await writer.wait_closed()
         return True
+
+    def _inside(self) -> contextlib.AbstractContextManager[None]:
+        return self._host.entered() if self._host else contextlib.nullcontext()
 
 
 def free_port() -> int:

@@ -42,7 +42,7 @@ class FakeLine:
     async def duck(self, gain: float, ramp_ms: int) -> None:
         self.commands.append(("duck", str(gain)))
 
-    async def transfer(self, target: str) -> None:
+    async def transfer(self, target: str, *, attended: bool) -> None:
         self.commands.append(("transfer", target))
 
     async def hang_up(self, result: str, reason: str) -> None:

@@ -25,3 +25,11 @@ def peak_hz(pcm: bytes) -> float:
 def rms(pcm: bytes) -> float:
     samples = np.frombuffer(pcm, "<i2").astype(np.float64)
     return float(np.sqrt(np.mean(samples**2))) if len(samples) else 0.0
+
+
+def share_of(pcm: bytes, frequency_hz: float, *, width_hz: float = 20) -> float:
+    """How much of the sound's power lies around that frequency, 0.0 to 1.0."""
+    samples = np.frombuffer(pcm, "<i2").astype(np.float64)
+    power = np.abs(np.fft.rfft(samples * np.hanning(len(samples)))) ** 2
+    at = np.fft.rfftfreq(len(samples), 1 / RATE_HZ)
+    return float(power[np.abs(at - frequency_hz) <= width_hz].sum() / max(power.sum(), 1.0))

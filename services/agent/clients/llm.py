@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from services.common.config import TlsConfig
 
 
+_PROBE_S = 1.0
+_PROBED_FOR_MS = 1_000.0
+
+
 class LlmUnavailableError(LandlineError):
     """The model's server did not answer, or broke off, for longer than the retry time."""
 
@@ -57,6 +61,8 @@ class LlmClient:
         self._address = HostPort(parts.hostname, port)
         self._clock = clock
         self._retry_ms = retry_s * 1000
+        self._probing = asyncio.Lock()
+        self._alive_until_ms = float("-inf")
         timeout = httpx.Timeout(connect=2.0, read=20.0, write=5.0, pool=5.0)
         self._http = httpx.AsyncClient(
             base_url=url, timeout=timeout, verify=_ssl_context(tls), trust_env=False
@@ -78,6 +84,24 @@ class LlmClient:
                         f"no answer from {self._address}: {error!r}"
                     ) from error
                 await asyncio.sleep(0.2)
+
+    async def probe(self) -> None:
+        """LlmUnavailableError unless the server answers. A good answer counts for a second.
+
+        It asks for the list of models, which every OpenAI-compatible server has.
+        """
+        async with self._probing:
+            if self._clock.now_ms() < self._alive_until_ms:
+                return
+            try:
+                await asyncio.to_thread(require_private, self._address, "agent.llm_url")
+                response = await self._http.get("/v1/models", timeout=_PROBE_S)
+            except httpx.HTTPError as error:
+                reason = str(error) or type(error).__name__
+                raise LlmUnavailableError(f"{self._address} does not answer: {reason}") from error
+            if response.status_code >= 500:
+                raise LlmUnavailableError(f"{self._address} answers HTTP {response.status_code}")
+            self._alive_until_ms = self._clock.now_ms() + _PROBED_FOR_MS
 
     async def close(self) -> None:
         await self._http.aclose()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from services.common.addresses import HostPort
 from services.common.clock import ManualClock
 from services.common.config import Secret
 from sip_gateway.admission import FULL, STOPPING, TOO_FAST, UNKNOWN_SOURCE, Admission
-from sip_gateway.config import Trunk, TrunkKind
 from sip_gateway.events import Invite
+from sip_gateway.trunk import Trunk, TrunkKind
 
 PEER = Trunk(name="peer", kind=TrunkKind.PEER, allow=["192.0.2.0/28"])  # type: ignore[list-item]
 
@@ -71,6 +73,18 @@ def test_a_registrar_may_call_once_its_address_is_known() -> None:
     trunk = admission.trunk_of(invite("203.0.113.7", "600"))
     assert trunk is not None
     assert trunk.name == "ext-600"
+
+
+def test_the_edge_names_the_trunk() -> None:
+    admission = Admission([PEER, extension("600")], clock=ManualClock(), limit=3)
+    by_edge = replace(invite("203.0.113.9"), via_edge=True, trunk="ext-600")
+    assert admission.decide(by_edge, 0) is None
+    trunk = admission.trunk_of(by_edge)
+    assert trunk is not None
+    assert trunk.name == "ext-600"
+    for name in ("", "unknown"):
+        unnamed = replace(invite("192.0.2.1"), via_edge=True, trunk=name)
+        assert admission.decide(unnamed, 0) == UNKNOWN_SOURCE
 
 
 def test_of_several_extensions_the_dialled_one_is_meant() -> None:

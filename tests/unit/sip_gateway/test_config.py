@@ -8,7 +8,8 @@ import pytest
 
 from services.common import config
 from services.common.errors import ConfigError
-from sip_gateway.config import Codec, SipConfig, Transport
+from sip_gateway.config import Codec, SipConfig
+from sip_gateway.trunk import Transport
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,7 +49,7 @@ def test_defaults(tmp_path: Path) -> None:
         ('codecs = ["OPUS"]', PEER, "codecs.0"),
         ("codecs = []", PEER, "codecs"),
         ('codecs = ["PCMU", "PCMU"]', PEER, "more than once"),
-        ("jitter_buffer_max_ms = 10", PEER, "jitter_buffer_max_ms"),
+        ("media = { jitter_buffer_max_ms = 10 }", PEER, "jitter_buffer_max_ms"),
         ('public_address = "pbx.example"', PEER, "IPv4"),
         ('transfer_allow = ["desk"]', PEER, "whole URIs"),
         ("recordings = true", PEER, "did you mean 'recording'"),
@@ -59,6 +60,10 @@ def test_defaults(tmp_path: Path) -> None:
         ("", PEER.replace("192.0.2.0/24", "192.0.2.1/24"), "not an IPv4 network"),
         ("", REGISTRATION.replace('username = "600"\n', ""), "needs registrar"),
         ("", REGISTRATION.replace('{ env = "PBX_PASSWORD" }', '"secret"'), "password"),
+        ("", PEER + 'dids = [{ number = "1" }, { number = "1" }]\n', "given twice"),
+        ("", PEER + 'did_from = "from"\n', "p-called-party-id"),
+        ('country = "Germany"', PEER, "two capitals"),
+        ("", REGISTRATION.replace("pbx:5060", "pbx:70000"), "host:port"),
         ('transports = ["udp"]', REGISTRATION + 'transport = "tcp"\n', "does not have"),
     ],
 )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from services.common.addresses import HostPort
 from sip_gateway import dtmf, transfer
 from sip_gateway.events import TransferProgressed
 from sip_gateway.sdp import first_common_codec
-from sip_gateway.sip_message import parse_invite
+from sip_gateway.sip_message import from_edge, parse_invite
 from sip_gateway.transfer import TransferState
 
 INVITE = """\
@@ -51,6 +52,35 @@ def test_nonsense_has_no_names(text: str) -> None:
 def test_an_anonymous_caller_has_no_number() -> None:
     text = INVITE.replace('"Ann" <sip:0301%2A2;x=1@example.com>', "<sip:anonymous.invalid>")
     assert parse_invite(text, "192.0.2.9:5060").caller == ""
+
+
+FROM_EDGE = INVITE.replace(
+    "X-Account",
+    "X-Landline-Trunk: carrier\r\nX-Landline-Source: 198.51.100.4:5080\r\nX-Account",
+)
+
+
+def test_the_edge_is_believed_about_trunk_and_source() -> None:
+    invite = from_edge(parse_invite(FROM_EDGE, "10.0.0.1:5060"), HostPort("10.0.0.1", 5060))
+    assert invite.via_edge
+    assert (invite.trunk, invite.source_ip, invite.source_port) == ("carrier", "198.51.100.4", 5080)
+    assert "X-Account" in invite.headers
+    assert not any(name.startswith("X-Landline") for name in invite.headers)
+
+
+@pytest.mark.parametrize("edge", [None, HostPort("10.0.0.2", 5060), HostPort("10.0.0.1", 5061)])
+def test_nobody_else_is_believed_about_trunk_and_source(edge: HostPort | None) -> None:
+    invite = from_edge(parse_invite(FROM_EDGE, "10.0.0.1:5060"), edge)
+    assert not invite.via_edge
+    assert (invite.trunk, invite.source_ip) == ("", "10.0.0.1")
+    assert not any(name.startswith("X-Landline") for name in invite.headers)
+
+
+def test_headers_of_the_edge_are_not_crowded_out() -> None:
+    crowd = "".join(f"X-{number}: 1\r\n" for number in range(50))
+    text = FROM_EDGE.replace("X-Landline-Trunk", crowd + "X-Landline-Trunk")
+    invite = from_edge(parse_invite(text, "10.0.0.1:5060"), HostPort("10.0.0.1", 5060))
+    assert invite.trunk == "carrier"
 
 
 @pytest.mark.parametrize(

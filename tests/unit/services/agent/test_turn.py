@@ -24,6 +24,7 @@ from services.agent.turn_events import (
     GoodbyeStarted,
     Greet,
     KeyPressed,
+    LineClosing,
     LineHeld,
     LineResumed,
     PartialRecognised,
@@ -32,6 +33,7 @@ from services.agent.turn_events import (
     ReplyPlayed,
     Respond,
     SayFiller,
+    SayLineClosing,
     SayTransferFailed,
     SpeechStarted,
     SpeechStopped,
@@ -352,6 +354,31 @@ def test_a_voice_that_never_stops_is_answered_in_the_end() -> None:
     assert talk.wait(POLICY.max_utterance_ms) == [EndUtterance(1)]
 
 
+def test_a_closing_line_cuts_the_reply_and_says_goodbye_once() -> None:
+    talk = speaking()
+    closing = talk.state.reply + 1
+    assert talk.feed(LineClosing()) == [CutReply(), SayLineClosing(closing)]
+    assert talk.phase is Phase.CLOSING
+    assert talk.feed(LineClosing(), SpeechStarted(), KeyPressed("1")) == []
+    talk.feed(ReplyBegan(closing), GoodbyeStarted(closing))
+    assert talk.wait(POLICY.closing_ms) == [CutReply(), EndCall("goodbye_not_played")]
+
+
+def test_a_closing_line_is_told_aloud_to_who_speaks_over_the_agent() -> None:
+    talk = speaking()
+    talk.feed(SpeechStarted())
+    assert talk.phase is Phase.OVERLAP
+    effects = talk.feed(LineClosing())
+    assert effects == [CancelUtterance(2), Unduck(), CutReply(), SayLineClosing(3)]
+
+
+def test_a_closing_line_ends_at_once_for_who_cannot_hear_the_goodbye() -> None:
+    talk = speaking()
+    talk.feed(LineHeld())
+    assert talk.feed(LineClosing()) == [CutReply(), EndCall("line_closing")]
+    assert talk.phase is Phase.ENDED
+
+
 def test_hold_stops_everything_and_resume_listens() -> None:
     talk = speaking()
     assert talk.feed(LineHeld()) == [CutReply()]
@@ -380,6 +407,7 @@ events = st.one_of(
             SpeechStarted(),
             ProtectionEnded(),
             LineHeld(),
+            LineClosing(),
             LineResumed(),
             TransferFailed(),
             DeadlinePassed(),

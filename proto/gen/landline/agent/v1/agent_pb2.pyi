@@ -35,6 +35,8 @@ class ConverseRequest(_message.Message):
     CLEARED_FIELD_NUMBER: _builtins.int
     TRANSFER_FIELD_NUMBER: _builtins.int
     ENDED_FIELD_NUMBER: _builtins.int
+    CLOSING_FIELD_NUMBER: _builtins.int
+    CALLER_CHANGED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def started(self) -> Global___CallStarted: ...
     @_builtins.property
@@ -55,6 +57,10 @@ class ConverseRequest(_message.Message):
     def transfer(self) -> Global___TransferUpdated: ...
     @_builtins.property
     def ended(self) -> Global___CallEnded: ...
+    @_builtins.property
+    def closing(self) -> Global___LineClosing: ...
+    @_builtins.property
+    def caller_changed(self) -> Global___CallerChanged: ...
     def __init__(
         self,
         *,
@@ -68,12 +74,14 @@ class ConverseRequest(_message.Message):
         cleared: Global___Cleared | None = ...,
         transfer: Global___TransferUpdated | None = ...,
         ended: Global___CallEnded | None = ...,
+        closing: Global___LineClosing | None = ...,
+        caller_changed: Global___CallerChanged | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "cleared", b"cleared", "dtmf", b"dtmf", "ended", b"ended", "event", b"event", "held", b"held", "media", b"media", "played", b"played", "resumed", b"resumed", "started", b"started", "transfer", b"transfer"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "caller_changed", b"caller_changed", "cleared", b"cleared", "closing", b"closing", "dtmf", b"dtmf", "ended", b"ended", "event", b"event", "held", b"held", "media", b"media", "played", b"played", "resumed", b"resumed", "started", b"started", "transfer", b"transfer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "cleared", b"cleared", "dtmf", b"dtmf", "ended", b"ended", "event", b"event", "held", b"held", "media", b"media", "played", b"played", "resumed", b"resumed", "started", b"started", "transfer", b"transfer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "caller_changed", b"caller_changed", "cleared", b"cleared", "closing", b"closing", "dtmf", b"dtmf", "ended", b"ended", "event", b"event", "held", b"held", "media", b"media", "played", b"played", "resumed", b"resumed", "started", b"started", "transfer", b"transfer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "audio", "dtmf", "held", "resumed", "media", "played", "cleared", "transfer", "ended"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "audio", "dtmf", "held", "resumed", "media", "played", "cleared", "transfer", "ended", "closing", "caller_changed"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -92,6 +100,7 @@ class ConverseResponse(_message.Message):
     SEND_DTMF_FIELD_NUMBER: _builtins.int
     HOLD_FIELD_NUMBER: _builtins.int
     HANG_UP_FIELD_NUMBER: _builtins.int
+    MUTE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def play(self) -> Global___PlayAudio: ...
     @_builtins.property
@@ -106,6 +115,8 @@ class ConverseResponse(_message.Message):
     def hold(self) -> Global___Hold: ...
     @_builtins.property
     def hang_up(self) -> Global___HangUp: ...
+    @_builtins.property
+    def mute(self) -> Global___Mute: ...
     def __init__(
         self,
         *,
@@ -116,12 +127,13 @@ class ConverseResponse(_message.Message):
         send_dtmf: Global___SendDtmf | None = ...,
         hold: Global___Hold | None = ...,
         hang_up: Global___HangUp | None = ...,
+        mute: Global___Mute | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["clear", b"clear", "command", b"command", "duck", b"duck", "hang_up", b"hang_up", "hold", b"hold", "play", b"play", "send_dtmf", b"send_dtmf", "transfer", b"transfer"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clear", b"clear", "command", b"command", "duck", b"duck", "hang_up", b"hang_up", "hold", b"hold", "mute", b"mute", "play", b"play", "send_dtmf", b"send_dtmf", "transfer", b"transfer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clear", b"clear", "command", b"command", "duck", b"duck", "hang_up", b"hang_up", "hold", b"hold", "play", b"play", "send_dtmf", b"send_dtmf", "transfer", b"transfer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clear", b"clear", "command", b"command", "duck", b"duck", "hang_up", b"hang_up", "hold", b"hold", "mute", b"mute", "play", b"play", "send_dtmf", b"send_dtmf", "transfer", b"transfer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["play", "clear", "duck", "transfer", "send_dtmf", "hold", "hang_up"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["play", "clear", "duck", "transfer", "send_dtmf", "hold", "hang_up", "mute"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -159,6 +171,8 @@ class CallStarted(_message.Message):
     REGION_FIELD_NUMBER: _builtins.int
     AGENT_FIELD_NUMBER: _builtins.int
     HEADERS_FIELD_NUMBER: _builtins.int
+    EMERGENCY_FIELD_NUMBER: _builtins.int
+    DIRECTION_FIELD_NUMBER: _builtins.int
     call_id: _builtins.str
     caller: _builtins.str
     """user part of From; a claim, not an identity"""
@@ -170,6 +184,10 @@ class CallStarted(_message.Message):
     region: _builtins.str
     agent: _builtins.str
     """name of the agent that the trunk maps to; empty: the default one"""
+    emergency: _builtins.bool
+    """An emergency number was dialled and nobody is named who could help: say so and hang up."""
+    direction: _builtins.str
+    """"inbound", or "outbound" when the gateway has called"""
     @_builtins.property
     def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """X-*, Diversion, P-Asserted-Identity"""
@@ -185,10 +203,12 @@ class CallStarted(_message.Message):
         region: _builtins.str = ...,
         agent: _builtins.str = ...,
         headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        emergency: _builtins.bool = ...,
+        direction: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "call_id", b"call_id", "callee", b"callee", "caller", b"caller", "codec", b"codec", "headers", b"headers", "region", b"region", "trunk", b"trunk"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "call_id", b"call_id", "callee", b"callee", "caller", b"caller", "codec", b"codec", "direction", b"direction", "emergency", b"emergency", "headers", b"headers", "region", b"region", "trunk", b"trunk"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -278,11 +298,34 @@ class MediaStatistics(_message.Message):
     JITTER_BUFFER_EMPTIES_FIELD_NUMBER: _builtins.int
     PACKETS_RECEIVED_FIELD_NUMBER: _builtins.int
     PACKETS_LOST_FIELD_NUMBER: _builtins.int
+    JITTER_BUFFER_AVERAGE_MS_FIELD_NUMBER: _builtins.int
+    JITTER_MS_FIELD_NUMBER: _builtins.int
+    ROUND_TRIP_MS_FIELD_NUMBER: _builtins.int
+    PACKETS_REORDERED_FIELD_NUMBER: _builtins.int
+    PACKETS_SENT_FIELD_NUMBER: _builtins.int
+    LOSS_PERCENT_FIELD_NUMBER: _builtins.int
+    R_FACTOR_FIELD_NUMBER: _builtins.int
+    MOS_FIELD_NUMBER: _builtins.int
+    CALL_MOS_FIELD_NUMBER: _builtins.int
     jitter_buffer_ms: _builtins.int
     jitter_buffer_discards: _builtins.int
     jitter_buffer_empties: _builtins.int
     packets_received: _builtins.int
     packets_lost: _builtins.int
+    jitter_buffer_average_ms: _builtins.int
+    jitter_ms: _builtins.float
+    round_trip_ms: _builtins.int
+    """0: the other side does not report"""
+    packets_reordered: _builtins.int
+    packets_sent: _builtins.int
+    loss_percent: _builtins.float
+    """since the last statistics; late packets count as lost"""
+    r_factor: _builtins.float
+    """ITU-T G.107, since the last statistics"""
+    mos: _builtins.float
+    """the same as a score from 1.0 (bad) to 4.5"""
+    call_mos: _builtins.float
+    """of the whole call"""
     def __init__(
         self,
         *,
@@ -291,10 +334,19 @@ class MediaStatistics(_message.Message):
         jitter_buffer_empties: _builtins.int = ...,
         packets_received: _builtins.int = ...,
         packets_lost: _builtins.int = ...,
+        jitter_buffer_average_ms: _builtins.int = ...,
+        jitter_ms: _builtins.float = ...,
+        round_trip_ms: _builtins.int = ...,
+        packets_reordered: _builtins.int = ...,
+        packets_sent: _builtins.int = ...,
+        loss_percent: _builtins.float = ...,
+        r_factor: _builtins.float = ...,
+        mos: _builtins.float = ...,
+        call_mos: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["jitter_buffer_discards", b"jitter_buffer_discards", "jitter_buffer_empties", b"jitter_buffer_empties", "jitter_buffer_ms", b"jitter_buffer_ms", "packets_lost", b"packets_lost", "packets_received", b"packets_received"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_mos", b"call_mos", "jitter_buffer_average_ms", b"jitter_buffer_average_ms", "jitter_buffer_discards", b"jitter_buffer_discards", "jitter_buffer_empties", b"jitter_buffer_empties", "jitter_buffer_ms", b"jitter_buffer_ms", "jitter_ms", b"jitter_ms", "loss_percent", b"loss_percent", "mos", b"mos", "packets_lost", b"packets_lost", "packets_received", b"packets_received", "packets_reordered", b"packets_reordered", "packets_sent", b"packets_sent", "r_factor", b"r_factor", "round_trip_ms", b"round_trip_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -378,23 +430,74 @@ class TransferUpdated(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     SIP_STATUS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    EMERGENCY_FIELD_NUMBER: _builtins.int
     state: Global___TransferUpdated.State.ValueType
     sip_status: _builtins.int
     reason: _builtins.str
+    emergency: _builtins.bool
+    """refused: an emergency number, and nobody is named who could help"""
     def __init__(
         self,
         *,
         state: Global___TransferUpdated.State.ValueType = ...,
         sip_status: _builtins.int = ...,
         reason: _builtins.str = ...,
+        emergency: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "sip_status", b"sip_status", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["emergency", b"emergency", "reason", b"reason", "sip_status", b"sip_status", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TransferUpdated: _TypeAlias = TransferUpdated  # noqa: Y015
+
+@_typing.final
+class LineClosing(_message.Message):
+    """The gateway is being shut down: say goodbye and hang up. It ends the call itself when
+    `deadline_ms` have passed.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEADLINE_MS_FIELD_NUMBER: _builtins.int
+    deadline_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        deadline_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_ms", b"deadline_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LineClosing: _TypeAlias = LineClosing  # noqa: Y015
+
+@_typing.final
+class CallerChanged(_message.Message):
+    """Another telephone took the caller's place (SIP Replaces): whoever proved something before may
+    not be who speaks now.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLER_FIELD_NUMBER: _builtins.int
+    caller: _builtins.str
+    """user part of its From; a claim"""
+    def __init__(
+        self,
+        *,
+        caller: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallerChanged: _TypeAlias = CallerChanged  # noqa: Y015
 
 @_typing.final
 class CallEnded(_message.Message):
@@ -507,18 +610,22 @@ class Transfer(_message.Message):
 
     TARGET_FIELD_NUMBER: _builtins.int
     AFTER_PLAYOUT_FIELD_NUMBER: _builtins.int
+    ATTENDED_FIELD_NUMBER: _builtins.int
     target: _builtins.str
     """a SIP URI; the gateway refuses what its allow list does not name"""
     after_playout: _builtins.bool
+    attended: _builtins.bool
+    """hand over only when the target has answered; the caller hears ringing"""
     def __init__(
         self,
         *,
         target: _builtins.str = ...,
         after_playout: _builtins.bool = ...,
+        attended: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_playout", b"after_playout", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_playout", b"after_playout", "attended", b"attended", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -561,6 +668,27 @@ class Hold(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Hold: _TypeAlias = Hold  # noqa: Y015
+
+@_typing.final
+class Mute(_message.Message):
+    """Send silence in place of what is played; what is queued goes on being played."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ON_FIELD_NUMBER: _builtins.int
+    on: _builtins.bool
+    def __init__(
+        self,
+        *,
+        on: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["on", b"on"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Mute: _TypeAlias = Mute  # noqa: Y015
 
 @_typing.final
 class HangUp(_message.Message):

@@ -1,0 +1,81 @@
+"""One /metrics for all workers: their counters added up, those of workers that ended included."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from collections import defaultdict
+from typing import TYPE_CHECKING, TypeAlias
+
+import structlog
+from prometheus_client.core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from prometheus_client import CollectorRegistry
+
+_OURS = "landline_"
+_ANSWER_S = 1.0
+_NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+_log = structlog.get_logger()
+
+Labels: TypeAlias = tuple[tuple[str, str], ...]
+Sample: TypeAlias = tuple[str, Labels]
+
+
+class FleetMetrics(Collector):
+    """The supervisor's own metrics with the workers' added to them.
+
+    `ports()` gives each worker's name and metrics port. A worker is asked when Prometheus asks us.
+    What a worker counted before it ended stays in the sums, as it was last asked, so that they
+    never go down; its gauges go with it. Used on the metrics server's threads.
+    """
+
+    def __init__(self, own: CollectorRegistry, ports: Callable[[], Mapping[str, int]]) -> None:
+        self._own = own
+        self._ports = ports
+        self._last: dict[str, list[Metric]] = {}
+
+    def collect(self) -> Iterable[Metric]:
+        ports = self._ports()
+        for name, port in ports.items():
+            families = _scrape(port)
+            if families is not None:
+                self._last[name] = families
+        gone = (families for name, families in self._last.items() if name not in ports)
+        live = (families for name, families in self._last.items() if name in ports)
+        counted = [family for families in gone for family in families if family.type != "gauge"]
+        return merged(
+            [*self._own.collect(), *counted, *(family for families in live for family in families)]
+        )
+
+
+def merged(families: Iterable[Metric]) -> list[Metric]:
+    """Families of the same name as one, with samples of the same labels added up."""
+    kinds: dict[str, Metric] = {}
+    sums: dict[str, dict[Sample, float]] = defaultdict(lambda: defaultdict(float))
+    for family in families:
+        kinds.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+        for sample in family.samples:
+            if not sample.name.endswith("_created"):
+                labels = tuple(sorted(sample.labels.items()))
+                sums[family.name][sample.name, labels] += sample.value
+    for name, metric in kinds.items():
+        for (sample_name, labels), value in sums[name].items():
+            metric.add_sample(sample_name, dict(labels), value)
+    return list(kinds.values())
+
+
+def _scrape(port: int) -> list[Metric] | None:
+    """What a worker counts; None when it does not answer."""
+    try:
+        with _NO_PROXY.open(f"http://127.0.0.1:{port}/metrics", timeout=_ANSWER_S) as answer:
+            text = answer.read().decode()
+    except (OSError, urllib.error.URLError) as error:
+        _log.warning("worker_metrics_missing", port=port, reason=str(error))
+        return None
+    families = text_string_to_metric_families(text)
+    return [family for family in families if family.name.startswith(_OURS)]
