@@ -110,9 +110,7 @@ async def test_what_is_sent_again_is_recorded_once_and_answered_as_before(
 
 
 @pytest.mark.parametrize("type_", ["epoch_sealed", "segments_retired", "journal_recovered"])
-async def test_only_the_journal_itself_seals_and_retires(
-    service: AuditService, type_: str
-) -> None:
+async def test_only_the_journal_itself_seals_and_retires(service: AuditService, type_: str) -> None:
     with pytest.raises(EventRefusedError, match="by the journal itself only"):
         await service.record([event(type_, call_id="")])
 
@@ -130,13 +128,13 @@ async def test_it_stops_without_room_and_goes_on_with_it(tmp_path: Path) -> None
     running = asyncio.create_task(service.run())
     await service.record([event("caller_said", text="x" * 2_000)])
     async with asyncio.timeout(10):
-        while not told:
+        while not told:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     assert told[0][0] is False
     assert "audit.max_mb" in told[0][1]
     with pytest.raises(JournalError, match=r"as much as audit\.max_mb allows"):
         await service.record([event("caller_said")])
-    journal._max_bytes = 10_000  # noqa: SLF001 - as if older files had been retired
+    journal._max_bytes = 10_000
     await service.record([event("caller_said")])
     assert told[1:] == [(True, "")]
     running.cancel()
@@ -154,7 +152,7 @@ async def test_epochs_end_in_time_also_when_nothing_happens(tmp_path: Path) -> N
     service = AuditService(journal, None, Upkeep(clock=clock, epoch_ms=50.0))
     running = asyncio.create_task(service.run())
     async with asyncio.timeout(10):
-        while journal.records < 3:
+        while journal.records < 3:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
