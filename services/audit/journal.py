@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from collections import deque
 from typing import IO, TYPE_CHECKING
 
@@ -39,6 +40,7 @@ GATING = frozenset(
     }
 )
 _REMEMBERED = 65_536
+_EVENT_ID = re.compile(rb',"id":"([A-Za-z0-9._-]+)","seq":')
 
 
 class JournalError(LandlineError):
@@ -302,8 +304,8 @@ class Journal:
         for segment in segments.all_of(self.path)[-2:]:
             with segment.path.open("rb") as file:
                 for line in file:
-                    if b',"id":"' in line:
-                        self._remember(parse(line).event.id)
+                    if found := _EVENT_ID.findall(line):
+                        self._remember(found[-1].decode())
 
 
 def lock(path: Path) -> IO[bytes]:
