@@ -6,7 +6,10 @@ One process that takes calls, or a supervisor with several of them behind an edg
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import signal
+import sys
 from typing import TYPE_CHECKING
 
 import structlog
@@ -63,7 +66,9 @@ async def _work(file: ConfigFile, config: SipConfig, stop: Stop) -> None:
 
 
 def _report(status: WorkerStatus) -> None:
-    print(status.line(), flush=True)
+    # Without a supervisor nobody reads it; the end of our standard input is what stops us.
+    with contextlib.suppress(BrokenPipeError):
+        os.write(sys.stdout.fileno(), f"{status.line()}\n".encode())
 
 
 if __name__ == "__main__":

@@ -192,7 +192,6 @@ def _media(report: MediaReport) -> pb.MediaStatistics:
         jitter_buffer_average_ms=statistics.jitter_buffer_average_ms,
         jitter_ms=statistics.jitter_ms,
         round_trip_ms=round(statistics.round_trip_ms),
-        packets_reordered=statistics.packets_reordered,
         packets_sent=statistics.packets_sent,
         loss_percent=report.lately.loss_percent,
         r_factor=report.lately.r_factor,

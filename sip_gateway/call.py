@@ -350,7 +350,8 @@ class Call:
         )
 
     def _on_key(self, event: DtmfPressed) -> None:
-        if self._keys.accepts(event.digit, event.method, self._context.clock.now_ms()):
+        now_ms, duration_ms = self._context.clock.now_ms(), event.duration_ms
+        if self._keys.accepts(event.digit, event.method, now_ms, duration_ms=duration_ms):
             self._tell(event)
         else:
             telemetry.DTMF_IGNORED.labels(event.method).inc()

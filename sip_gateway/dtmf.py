@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
+from typing import NamedTuple
 
 DIGITS = frozenset("0123456789*#ABCD")
 TONE_MS = 120
 GAP_MS = 60
-# A key that comes a second time by another way within this time is still the same key press.
+# A key that comes by another way so soon after it was told is still the same press of it.
 SAME_PRESS_MS = 500
 _SIGNAL = re.compile(r"^\s*(?:signal\s*=\s*)?([0-9*#A-D]{1,2})\s*$", re.IGNORECASE | re.MULTILINE)
 _DURATION = re.compile(r"^\s*duration\s*=\s*(\d{1,5})\s*$", re.IGNORECASE | re.MULTILINE)
@@ -61,6 +62,14 @@ def parse_info(content_type: str, body: str) -> tuple[str, int] | None:
     return (digit, int(duration[1]) if duration else _USUAL_MS) if digit in DIGITS else None
 
 
+class _Press(NamedTuple):
+    """A key that counted; `ended_ms` is when it was told."""
+
+    digit: str
+    method: DtmfMethod
+    ended_ms: float
+
+
 class Keys:
     """Decides for one call which keys count, so that none counts twice, and how ours are sent.
 
@@ -72,7 +81,7 @@ class Keys:
         self._mode = mode
         self._events_negotiated = False
         self._seen: set[DtmfMethod] = set()
-        self._last = ("", DtmfMethod.RFC4733, -SAME_PRESS_MS)
+        self._last = _Press("", DtmfMethod.RFC4733, 0)
 
     def media_changed(self, *, events_negotiated: bool) -> None:
         """A stream has begun; whether both sides speak RFC 4733 in it."""
@@ -86,9 +95,11 @@ class Keys:
         certain = self._events_negotiated or self._seen - {DtmfMethod.INBAND}
         return self._mode is DtmfMode.AUTO and not certain
 
-    def accepts(self, digit: str, method: DtmfMethod, now_ms: float) -> bool:
+    def accepts(
+        self, digit: str, method: DtmfMethod, now_ms: float, *, duration_ms: float = 0
+    ) -> bool:
         """Whether this key counts: False for one that was told already, or came in a way that
-        the trunk does not use.
+        the trunk does not use. `duration_ms` is how long it has been pressed until now.
         """
         if method is DtmfMethod.INBAND and not self.listens_to_tones:
             return False
@@ -98,14 +109,16 @@ class Keys:
             return False
         if self._mode is DtmfMode.INFO and method is DtmfMethod.RFC4733:
             return False
-        certain = self._seen - {DtmfMethod.INBAND}
-        if method is not DtmfMethod.INBAND and certain and method not in certain:
-            return False
         self._seen.add(method)
-        last_digit, last_method, last_ms = self._last
-        if digit == last_digit and method is not last_method and now_ms - last_ms < SAME_PRESS_MS:
+        last = self._last
+        began_ms = now_ms - duration_ms
+        if (
+            digit == last.digit
+            and method is not last.method
+            and began_ms < last.ended_ms + SAME_PRESS_MS
+        ):
             return False
-        self._last = (digit, method, int(now_ms))
+        self._last = _Press(digit, method, now_ms)
         return True
 
     @property

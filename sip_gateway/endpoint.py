@@ -34,7 +34,7 @@ from sip_gateway.sip_message import from_edge, parse_invite
 from sip_gateway.trunk import Transport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from sip_gateway.events import Invite, Refusal
     from sip_gateway.media.port import MediaTap
@@ -119,6 +119,7 @@ class Endpoint:
         self._thread = threading.Thread(target=self._run, name="pjsip", daemon=True)
         self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stopping = False
+        self._stun_checked: asyncio.Future[str | None] | None = None
         self._wake_socket: socket.socket | None = None
         self._numbers = itertools.count(1)
         # Below: PJSIP thread only.
@@ -140,7 +141,11 @@ class Endpoint:
     async def start(self) -> None:
         """Listen; ConfigError when an address cannot be had."""
         self._thread.start()
-        await self._started
+        try:
+            await self._started
+        except LandlineError:
+            await self.stop()  # PJSIP ends the process when its thread outlives the interpreter
+            raise
 
     async def stop(self) -> None:
         """End what is left of PJSIP and its thread."""
@@ -171,11 +176,17 @@ class Endpoint:
         return await future
 
     async def dial(
-        self, uri: str, *, account: str, tap: MediaTap | None, on_event: Callable[..., None]
+        self,
+        uri: str,
+        *,
+        account: str,
+        tap: MediaTap | None,
+        on_event: Callable[..., None],
+        sources: SourcePolicy = NOBODY_LOCKED,
     ) -> Leg:
         """Send an INVITE to `uri`; what becomes of it comes as events."""
         leg = Leg(self, next(self._numbers))
-        leg.tap, leg.on_event = tap, on_event
+        leg.tap, leg.on_event, leg.sources = tap, on_event, sources
         leg.jitter = self.config.jitter_of.get(account, self.config.jitter)
 
         def place() -> None:
@@ -201,6 +212,15 @@ class Endpoint:
     async def with_account(self, name: str, operation: Callable[[Any], _ResultT]) -> _ResultT:
         """Run `operation(account)` on the PJSIP thread."""
         return await self.submit(lambda: operation(self._accounts[name]))
+
+    async def usable_stun_server(self, servers: Sequence[str]) -> str | None:
+        """The first that answers; None when none does. One question at a time."""
+        names = pj.StringVector()
+        for server in servers:
+            names.append(server)
+        self._stun_checked = asyncio.get_running_loop().create_future()
+        await self.submit(lambda: self._pj.natCheckStunServers(names, False, None))
+        return await self._stun_checked
 
     # -- for the PJSIP thread -----------------------------------------------------------------
 
@@ -301,6 +321,11 @@ class Endpoint:
         leg = Leg(self, next(self._numbers))
         self._calls[leg.number] = call = PjCall(self, account, leg)
         return call, leg
+
+    def stun_checked(self, status: int, name: str) -> None:
+        """What `usable_stun_server` waits for; PJSIP also tells of its own questions."""
+        if self._stun_checked is not None:
+            self.post(_resolve, self._stun_checked, name if status == 0 else None)
 
     def rejected(self, prm: Any) -> None:
         """An INVITE that PJSIP refused by itself, for example without a common codec."""
@@ -459,6 +484,8 @@ class Endpoint:
     def _close(self) -> None:
         if self._pj is None:
             return
+        # A call that is up when its object is deleted would still call back, into half an object.
+        self.guard(self._pj.hangupAllCalls)
         self._released += [*self._calls.values(), *self._replaced]
         self._calls.clear()
         self._replaced.clear()
@@ -479,6 +506,9 @@ class _PjEndpoint(pj.Endpoint):  # type: ignore[misc]
     def __init__(self, owner: Endpoint) -> None:
         super().__init__()
         self._owner = owner
+
+    def onNatCheckStunServersComplete(self, prm: Any) -> None:  # noqa: N802
+        self._owner.guard(lambda: self._owner.stun_checked(int(prm.status), prm.name))
 
     def onSelectAccount(self, prm: Any) -> None:  # noqa: N802
         self._owner.guard(lambda: self._owner.select_account(prm))

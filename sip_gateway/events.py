@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from sip_gateway.dtmf import DtmfMethod
 
 if TYPE_CHECKING:
+    from sip_gateway.leg import Leg
     from sip_gateway.media.jitter import StreamStatistics
 
 
@@ -78,18 +79,12 @@ class TransferProgressed:
     final: bool
 
 
-class NewLeg(Protocol):
-    """A leg that PJSIP has begun by itself."""
-
-    async def hang_up(self, *, reason: str = "") -> None: ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransferRequested:
     """The other side sent a REFER; PJSIP dials the target on `new_leg`."""
 
     target: str
-    new_leg: NewLeg
+    new_leg: Leg
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

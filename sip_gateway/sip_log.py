@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pjsua2 as pj
 import structlog
 
+from sip_gateway.redaction import without_secrets
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -25,7 +27,6 @@ _MESSAGE = re.compile(
     re.DOTALL,
 )
 _DROPPED = "Dropping "
-_SECRET = re.compile(r"(inline:|response=\")[^\s\"]+", re.IGNORECASE)  # RFC 4568, RFC 7616
 _log = structlog.get_logger()
 
 
@@ -68,8 +69,3 @@ class SipLog(pj.LogWriter):  # type: ignore[misc]
                 return
         # Strangers can cause these lines at will, so they are for debugging only.
         _log.debug("pjsip", sender=sender, message=without_secrets(message))
-
-
-def without_secrets(text: str) -> str:
-    """SIP or SDP without SRTP keys and digest answers."""
-    return _SECRET.sub(r"\1...", text)

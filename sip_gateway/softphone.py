@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from services.common.clock import Clock
-    from sip_gateway.events import LegEvent, NewLeg
+    from sip_gateway.events import LegEvent
     from sip_gateway.leg import Leg
 
 _BUFFERED_FRAMES = 1500
@@ -136,6 +136,8 @@ class SoftphoneCall:
         self.codec = ""
         self.digits: list[DtmfPressed] = []
         self.transfer_target: str | None = None
+        self.follows_transfers = False
+        self.followed: SoftphoneCall | None = None  # the call that a REFER asked for
         self.transfer_progress: list[TransferProgressed] = []
         self.statistics: StreamStatistics | None = None
 
@@ -285,18 +287,21 @@ class SoftphoneCall:
             case TransferProgressed():
                 self.transfer_progress.append(event)
 
-    def _on_transfer(self, target: str, new_leg: NewLeg) -> None:
-        """Report where we are sent, and leave: the first call ends before the second is given up.
+    def _on_transfer(self, target: str, new_leg: Leg) -> None:
+        """Report where we are sent, and call there or leave.
 
-        A phone hangs up when it has been handed over. Whether the target would answer is not for
-        a test caller to find out.
+        Who leaves ends the first call before the second is given up: a phone hangs up when it has
+        been handed over, and whether the target would answer is not for it to find out.
         """
         self.transfer_target = target
+        if self.follows_transfers:
+            self.followed = SoftphoneCall(self._endpoint, self._clock)
+            self.followed.attach(new_leg)
+        else:
+            self._leaving = asyncio.create_task(self._leave(new_leg))
         self._transfer.set()
-        task = asyncio.create_task(self._leave(new_leg))
-        self._leaving = task
 
-    async def _leave(self, new_leg: NewLeg) -> None:
+    async def _leave(self, new_leg: Leg) -> None:
         await self.hang_up()
         with contextlib.suppress(LandlineError):
             await new_leg.hang_up()

@@ -70,6 +70,7 @@ RECORDER_ERRORS = Counter("landline_sip_recorder_errors", "Recordings that faile
 RTP_STRANGERS = Counter(
     "landline_sip_rtp_stranger_packets", "RTP packets from elsewhere than a call's own source"
 )
+STUN_ANSWERS = Gauge("landline_sip_stun_answers", "1 while a STUN server answers")
 ALG_DAMAGE = Counter(
     "landline_sip_alg_damage",
     "Messages that a router has damaged on their way",

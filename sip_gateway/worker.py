@@ -21,6 +21,7 @@ from sip_gateway.media.settings import Resampler
 from sip_gateway.nat import is_probably_unreachable
 from sip_gateway.refusals import MISSING
 from sip_gateway.resolving import Resolver
+from sip_gateway.stun_watch import StunWatch
 from sip_gateway.telemetry import serve_metrics
 from sip_gateway.trunk_lines import TrunkLines
 from sip_gateway.worker_status import WorkerStatus
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from sip_gateway.config import SipConfig
     from sip_gateway.events import Invite, Refusal
     from sip_gateway.leg import Leg
+    from sip_gateway.media.source_lock import SourcePolicy
 
 _log = structlog.get_logger()
 _LAST_CALLS_S = 5.0
@@ -91,6 +93,7 @@ class Worker:
             post_at_tick_end=self._endpoint.post_at_tick_end,
         )
         self._calls: dict[asyncio.Task[object], Call] = {}
+        self._stun = StunWatch(self._endpoint, config.nat.stun)
         self._lines = TrunkLines(
             config.trunks,
             self._endpoint,
@@ -121,6 +124,7 @@ class Worker:
             nat = self._config.nat.for_trunk(trunk)
             if is_probably_unreachable(trunk, nat, media):
                 _log.warning("trunk_told_private_address", trunk=trunk.name, remedy=_SAY_WHERE)
+        self._stun.start()
         await self._lines.start()
         self._tell()
         _log.info("ready", listen=str(self.address), conversations=self._admission.limit)
@@ -164,6 +168,7 @@ class Worker:
             call.end(CallResult.FAILED, "gateway_stopped")
         if self._calls:
             await asyncio.wait(self._calls, timeout=_LAST_CALLS_S)
+        await self._stun.stop()
         await self._lines.stop()
         await self._endpoint.stop()
         await self._agents.close()
@@ -175,17 +180,24 @@ class Worker:
         trunk = self._admission.trunk_of(invite)
         if trunk is None:
             return LegTerms()
-        networks = self._admission.networks_of(trunk.name)
-        nat = self._config.nat.for_trunk(trunk)
         return LegTerms(
             account=trunk.name,
-            answer_source=nat.answer_source,
-            sources=nat.sources(trunk, networks, invite.source_ip),
+            answer_source=self._config.nat.for_trunk(trunk).answer_source,
+            sources=self._sources(trunk.name, invite.source_ip),
         )
 
     async def _consult(self, trunk: str, target: str, on_event: Callable[..., None]) -> Leg:
         """Call the target of an attended transfer, on the account of the caller's trunk."""
-        return await self._endpoint.dial(target, account=trunk, tap=None, on_event=on_event)
+        sources = self._sources(trunk, "")
+        return await self._endpoint.dial(
+            target, account=trunk, tap=None, on_event=on_event, sources=sources
+        )
+
+    def _sources(self, trunk_name: str, sip_source: str) -> SourcePolicy:
+        """Whose RTP a call of that trunk believes."""
+        trunk = next(trunk for trunk in self._config.trunks if trunk.name == trunk_name)
+        networks = self._admission.networks_of(trunk_name)
+        return self._config.nat.for_trunk(trunk).sources(trunk, networks, sip_source)
 
     def _refuses_replacement(self, leg: Leg, invite: Invite) -> Refusal | None:
         """On the PJSIP thread: who may put another telephone in the caller's place."""

@@ -146,6 +146,7 @@ async def examine(examination: Examination, line: Line, clock: Clock) -> AsyncIt
     nat = examination.endpoint.nat.for_trunk(examination.trunk)
     yield judgements.advertised_address(messages, nat.public_address)
     yield judgements.nat(messages)
+    yield judgements.sip_alg(line.damage)
     yield judgements.clock(messages, now=datetime.now(UTC), synchronised=_clock_synchronised())
 
 

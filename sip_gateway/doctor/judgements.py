@@ -10,11 +10,13 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from sip_gateway.doctor.findings import Finding, failed, passed, skipped, warned
+from sip_gateway.reach import is_on_internet
 from sip_gateway.registration import EXPLANATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sip_gateway.alg import AlgFinding
     from sip_gateway.doctor.ladder import SipMessage
     from sip_gateway.doctor.signals import Echo
     from sip_gateway.events import RegistrationChanged
@@ -65,9 +67,9 @@ def registration(change: RegistrationChanged | None, *, waited_s: float) -> Find
 
 def seen_as(messages: Sequence[SipMessage]) -> SeenAs | None:
     """From the first answer to a request of ours; None when nobody has answered."""
-    requests = {_transaction(m): m for m in messages if m.sent and not m.status}
+    requests = {m.transaction: m for m in messages if m.sent and not m.status}
     for message in messages:
-        request = requests.get(_transaction(message))
+        request = requests.get(message.transaction)
         if message.sent or not message.status or request is None:
             continue
         via = message.header("Via")
@@ -133,6 +135,21 @@ def nat(messages: Sequence[SipMessage]) -> Finding:
         if not _private(told) or _private(peer):
             return passed(name, f"SDP names {told} to {peer}: both sides of one network")
     return skipped(name, "no SDP was sent")
+
+
+def sip_alg(damage: Sequence[AlgFinding]) -> Finding:
+    """What a router's SIP helper has done to our messages."""
+    name = "SIP ALG"
+    if not damage:
+        return passed(name, "messages come and go as they were written")
+    kinds = {finding.damage: finding for finding in damage}
+    worst_damage = next(iter(kinds.values()))
+    return failed(
+        name,
+        "; ".join(finding.evidence for finding in kinds.values()),
+        why=worst_damage.effect,
+        remedy=worst_damage.remedy,
+    )
 
 
 def clock(messages: Sequence[SipMessage], *, now: datetime, synchronised: bool | None) -> Finding:
@@ -353,7 +370,7 @@ def _answers(message: SipMessage, asked: SipMessage) -> bool:
         not message.sent
         and message.status >= 200
         and message.status not in (401, 407)
-        and _transaction(message) == _transaction(asked)
+        and message.transaction == asked.transaction
     )
 
 
@@ -372,10 +389,6 @@ def takes_telephone_events(messages: Sequence[SipMessage]) -> bool:
     return bool(sdp) and re.search(r"(?mi)^a=rtpmap:\d+ telephone-event/", sdp[-1]) is not None
 
 
-def _transaction(message: SipMessage) -> tuple[str, str]:
-    return message.header("Call-ID"), message.header("CSeq")
-
-
 def _sdp_address(text: str) -> str:
     match = re.search(r"(?m)^c=IN IP4 (\S+)", text)
     return match[1] if match else ""
@@ -390,7 +403,7 @@ def _is_ip(text: str) -> bool:
 
 
 def _private(text: str) -> bool:
-    return ipaddress.IPv4Address(text).is_private
+    return not is_on_internet(text)
 
 
 def _date(text: str) -> datetime | None:

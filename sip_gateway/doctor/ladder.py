@@ -1,4 +1,4 @@
-"""SIP messages as they passed, without what must stay secret, and their picture as a ladder."""
+"""SIP messages as they passed, and their picture as a ladder."""
 
 from __future__ import annotations
 
@@ -9,15 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-HIDDEN = "(hidden)"
-# Who knows the answer to a challenge can try passwords on it at leisure (RFC 8760, section 5).
-_CREDENTIALS = re.compile(
-    r"(?im)^((?:proxy-)?authorization|(?:proxy-)?authentication-info)([ \t]*:[ \t]*)"
-    r"[^\r\n]*(?:\r?\n[ \t]+[^\r\n]*)*"
-)
-_SDP_KEY = re.compile(r"(?im)^(a=crypto:\d+ \S+ inline:)\S+")
-_ICE_PASSWORD = re.compile(r"(?im)^(a=ice-pwd:)\S+")
-_URI_PASSWORD = re.compile(r"(?i)(sips?:[^\s:@<>;]+):[^\s@<>;]+@")
 _CSEQ = re.compile(r"(?im)^cseq[ \t]*:[ \t]*\d+[ \t]+(\S+)")
 _MEDIA_LINE = re.compile(r"(?m)^m=audio (\d+) ")
 _WIDTH = 46
@@ -43,6 +34,11 @@ class SipMessage:
         return match[1].upper() if match else ""
 
     @property
+    def transaction(self) -> tuple[str, str]:
+        """Call-ID and CSeq: the same in a request and its answers."""
+        return self.header("Call-ID"), self.header("CSeq")
+
+    @property
     def status(self) -> int:
         """0 for a request."""
         words = self.first_line.split(" ", 2)
@@ -52,14 +48,6 @@ class SipMessage:
         """The first value of a header in its long form; empty when there is none."""
         match = re.search(rf"(?im)^{re.escape(name)}[ \t]*:[ \t]*(.*?)\r?$", self.text)
         return match[1] if match else ""
-
-
-def redacted(text: str) -> str:
-    """The message without digest answers, SRTP keys, ICE passwords and passwords in URIs."""
-    text = _CREDENTIALS.sub(rf"\1\2{HIDDEN}", text)
-    text = _SDP_KEY.sub(rf"\1{HIDDEN}", text)
-    text = _ICE_PASSWORD.sub(rf"\1{HIDDEN}", text)
-    return _URI_PASSWORD.sub(r"\1@", text)
 
 
 def ladder(messages: Iterable[SipMessage]) -> str:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections import deque
 from typing import TYPE_CHECKING, Self
 
 from services.common.errors import ConfigError, LandlineError
-from sip_gateway import accounts
-from sip_gateway.doctor.ladder import SipMessage, redacted
+from sip_gateway import accounts, alg
+from sip_gateway.doctor.ladder import SipMessage
 from sip_gateway.endpoint import LOCAL, REFUSING, Endpoint
 from sip_gateway.events import Refusal
+from sip_gateway.redaction import without_secrets
 from sip_gateway.softphone import SoftphoneCall
 from sip_gateway.trunk import TrunkKind
 
@@ -44,6 +46,8 @@ class Line:
         self._registered = False
         self.expecting = False  # while false, calls that come are refused as busy
         self.messages: deque[SipMessage] = deque(maxlen=_MOST_MESSAGES)
+        self.damage: list[alg.AlgFinding] = []
+        self._asked: dict[tuple[str, str], str] = {}
 
     async def __aenter__(self) -> Self:
         self._endpoint = Endpoint(
@@ -122,15 +126,22 @@ class Line:
         self._ringing.put_nowait((leg, call))
 
     def _on_message(self, sent: bool, peer: str, text: str) -> None:
-        """On a thread of PJSIP's. What is secret is not even kept."""
-        self.messages.append(
-            SipMessage(
-                at_ms=self.now_ms(),
-                sent=sent,
-                peer=peer,
-                text=redacted(text),
-            )
-        )
+        """On a thread of PJSIP's. What is secret is not kept longer than its transaction."""
+        message = SipMessage(at_ms=self.now_ms(), sent=sent, peer=peer, text=text)
+        self._look_for_damage(message)
+        self.messages.append(dataclasses.replace(message, text=without_secrets(text)))
+
+    def _look_for_damage(self, message: SipMessage) -> None:
+        """Before secrets are taken out, which would change the length of a body."""
+        if message.sent and not message.status:
+            self._asked[message.transaction] = message.text
+        elif not message.sent and message.status:
+            request = self._asked.get(message.transaction, "")
+            self.damage += alg.examine_answer(message.text, message.peer, request)
+            if message.status >= 200:
+                self._asked.pop(message.transaction, None)
+        elif not message.sent:
+            self.damage += alg.examine_received(message.text, message.peer)
 
     def _running(self) -> Endpoint:
         if self._endpoint is None:

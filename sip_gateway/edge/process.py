@@ -17,6 +17,7 @@ from services.common.errors import ConfigError, LandlineError
 from sip_gateway import telemetry
 from sip_gateway.edge import render
 from sip_gateway.edge.rpc import EdgeRpc, EdgeRpcError
+from sip_gateway.registration import EXPLANATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -34,6 +35,7 @@ _QUIET_LEVEL = -2  # strangers can cause warnings and errors at will
 _LONGEST_SOCKET_PATH = 100  # sockaddr_un holds 108
 _BANNED = re.compile(r"landline banned (\S+): (.+)")
 _NOT_REGISTERED = re.compile(r"got sip response (\d+) while registering \[(.+?)\]")
+_WRONG_PASSWORD = re.compile(r"authentication failed for <(.+?)>")
 _PREFIX = re.compile(r"^\s*\d+\(\d+\) \w+: (?:<?[\w-]+>? )?(?:\[[^\]]*\]: )?(?:\w+\(\): )?")
 
 
@@ -184,11 +186,22 @@ class EdgeProcess:
             telemetry.BANS.labels(banned[2]).inc()
             _log.warning("source_banned", source=banned[1], reason=banned[2])
         elif refused := _NOT_REGISTERED.search(line):
-            trunk = self._names.get(refused[2], refused[2])
-            telemetry.REGISTRATION_FAILURES.labels(trunk, refused[1]).inc()
-            _log.error("registration_failed", trunk=trunk, sip_status=int(refused[1]))
+            self._registration_failed(refused[2], int(refused[1]))
+        elif wrong := _WRONG_PASSWORD.search(line):
+            self._registration_failed(wrong[1], 401)
         elif not self._starting:
             _log.debug("edge_says", text=_PREFIX.sub("", line)[:200])
+
+    def _registration_failed(self, key: str, sip_status: int) -> None:
+        trunk = self._names.get(key, key)
+        telemetry.REGISTRATION_FAILURES.labels(trunk, sip_status).inc()
+        _log.error(
+            "registration_failed",
+            trunk=trunk,
+            sip_status=sip_status,
+            reason=EXPLANATIONS.get(sip_status, "the registrar refuses it"),
+            retry_in_s=render.REGISTRATION_RETRY_S,
+        )
 
 
 def _dies_with_us() -> tuple[str, ...]:

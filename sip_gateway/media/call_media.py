@@ -125,7 +125,6 @@ class CallMedia:
             empties=total.jitter_buffer_empties,
             received=total.packets_received,
             lost=total.packets_lost,
-            reordered=total.packets_reordered,
             jitter_ms=round(total.jitter_ms, 1),
             round_trip_ms=round(total.round_trip_ms, 1),
             mos=round(report.lately.mos, 2),

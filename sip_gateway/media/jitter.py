@@ -76,7 +76,6 @@ class StreamStatistics:
     packets_lost: int
     packets_sent: int
     jitter_ms: float
-    packets_reordered: int = 0
     loss_bursts: int = 0
     round_trip_ms: float = 0.0  # 0.0: the other side does not report (RTCP)
     rtcp_received: int = 0
@@ -94,7 +93,6 @@ class StreamStatistics:
             packets_lost=received.loss,
             packets_sent=sent.pkt,
             jitter_ms=received.jitterUsec.last / 1000,
-            packets_reordered=received.reorder,
             loss_bursts=received.lossPeriodUsec.n,
             round_trip_ms=stat.rtcp.rttUsec.last / 1000,
             rtcp_received=sent.updateCount,
@@ -111,7 +109,6 @@ class StreamStatistics:
             packets_lost=self.packets_lost + earlier.packets_lost,
             packets_sent=self.packets_sent + earlier.packets_sent,
             jitter_ms=self.jitter_ms,
-            packets_reordered=self.packets_reordered + earlier.packets_reordered,
             loss_bursts=self.loss_bursts + earlier.loss_bursts,
             round_trip_ms=self.round_trip_ms or earlier.round_trip_ms,
             rtcp_received=self.rtcp_received + earlier.rtcp_received,

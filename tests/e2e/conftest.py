@@ -9,6 +9,7 @@ import pytest
 from sip_gateway.softphone import Softphone
 from tests.fakes.agent import FakeAgent
 from tests.fakes.gateway_process import GatewayProcess, start_gateway, write_config
+from tests.fakes.sip_peer import SipPeer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -63,3 +64,10 @@ async def phone() -> AsyncIterator[Softphone]:
     """A softphone in this process: UDP, PCMU."""
     async with Softphone() as softphone:
         yield softphone
+
+
+@pytest.fixture
+async def peer() -> AsyncIterator[SipPeer]:
+    """A user agent on bare sockets, which sends what the test says."""
+    async with SipPeer() as user_agent:
+        yield user_agent

@@ -3,68 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.fakes.g711 import PCMA, PCMU
-from tests.fakes.sip_peer import Dialog, SipMessage, SipPeer, audio_of, direction_of
+from tests.fakes.sip_peer import Dialog, SipPeer, direction_of
+from tests.fakes.talk import Talk, call
 from tests.fakes.tones import peak_hz, tone
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
 
-    from tests.fakes.agent import FakeAgent, FakeCall
+    from tests.fakes.agent import FakeAgent
     from tests.fakes.gateway_process import GatewayProcess
 
     LaunchGateway = Callable[..., Awaitable[GatewayProcess]]
 
 PEER = '[[sip.trunks]]\nname = "lab"\nkind = "peer"\nallow = ["127.0.0.1/32"]\n'
 T38 = "m=image 5000 udptl t38\r\na=T38FaxVersion:0\r\na=T38FaxUdpEC:t38UDPRedundancy\r\n"
-
-
-@pytest.fixture
-async def peer() -> AsyncIterator[SipPeer]:
-    async with SipPeer() as user_agent:
-        yield user_agent
-
-
-class Talk:
-    """An answered call: the dialog, our 200's audio address, and the agent's side."""
-
-    def __init__(self, dialog: Dialog, answer: SipMessage, agent: FakeCall) -> None:
-        self.dialog = dialog
-        self.answer = answer
-        self.agent = agent
-        self.audio = audio_of(answer.body)
-        self.peer = dialog.peer
-        self._version = 1
-
-    async def reinvite(self, body: str | None = None, **sdp: object) -> SipMessage:
-        """A re-INVITE to its final answer, acknowledged."""
-        self._version += 1
-        offer = body or self.peer.sdp(version=self._version, **sdp)  # type: ignore[arg-type]
-        return await self.dialog.invite(offer)
-
-    async def update(self, **sdp: object) -> SipMessage:
-        self._version += 1
-        return await self.dialog.ask("UPDATE", self.peer.sdp(version=self._version, **sdp))  # type: ignore[arg-type]
-
-    async def still_talks(self, codec=PCMU) -> None:  # type: ignore[no-untyped-def]
-        """Both sides hear each other now."""
-        self.agent.play(f"check{self._version}", tone(900, 0.6))
-        sending = asyncio.create_task(self.peer.rtp.send(self.audio, tone(440, 0.6), codec))
-        heard = await self.agent.hear(0.5)
-        assert peak_hz(heard[-6400:]) == pytest.approx(440, abs=10)
-        assert peak_hz(self.peer.rtp.heard(codec, 0.2)) == pytest.approx(900, abs=10)
-        await sending
-
-
-async def call(peer: SipPeer, gateway: GatewayProcess, agent: FakeAgent, **sdp: object) -> Talk:
-    dialog = peer.dialog(gateway.uri())
-    answer = await dialog.invite(peer.sdp(**sdp))  # type: ignore[arg-type]
-    assert answer.status == 200, answer.start
-    return Talk(dialog, answer, await agent.next_call())
 
 
 HOLDS = {
@@ -384,3 +342,15 @@ async def test_replaces_that_cannot_be_answered_leaves_the_first_call(
 def replaces(dialog: Dialog) -> str:
     """The header that names the gateway's side of a dialog of ours (RFC 3891, 3)."""
     return f"Replaces: {dialog.call_id};to-tag={dialog.remote_tag};from-tag={dialog.local_tag}"
+
+
+async def test_a_gateway_stops_cleanly_though_nobody_answers_its_bye(
+    agent: FakeAgent, gateway: GatewayProcess, peer: SipPeer
+) -> None:
+    peer.keeps_quiet_on.add("BYE")
+    talk = await call(peer, gateway, agent)
+    await talk.still_talks()
+    gateway.process.send_signal(signal.SIGTERM)
+    await gateway.wait_for_log("draining")
+    assert await gateway.stop() == 0
+    assert peer.received("BYE")

@@ -246,6 +246,7 @@ async def test_a_gateway_behind_nat_with_stun(world: World) -> None:
     await both_hear_each_other(call, talk)
     talk.hang_up("goodbye")
     await asyncio.wait_for(call.ended(), 5)
+    await gateway.wait_for_log("stun_answers")
     assert "BINDING" in coturn.log.upper()
 
 
@@ -319,7 +320,7 @@ async def test_keepalives_hold_the_way_in_open(world: World, keepalive_s: int) -
     )
     await gateway.wait_for_log("registered")
     phone = await world.phone(outside)
-    await asyncio.sleep(4)
+    await asyncio.sleep(3.5)
     if keepalive_s:
         call = await phone.dial(pbx.uri("600"))
         await both_hear_each_other(call, await world.agent.next_call())
@@ -358,3 +359,19 @@ async def test_half_rewritten_signalling_is_named_once(world: World) -> None:
     assert told["damage"] == "signalling_half_rewritten"
     assert told["evidence"] == "Via 203.0.113.1 and SDP 203.0.113.1, but Contact 192.168.1.20"
     assert (told["trunk"], told["source"]) == ("callers", "203.0.113.1")
+
+
+@pytest.mark.slow
+@needs_namespaces
+async def test_a_stun_server_that_is_silent_is_told(world: World) -> None:
+    """The gateway starts and takes calls; the log says what is wrong."""
+    host, outside = world.network.public("gateway", 10), world.network.public("phone", 30)
+    nobody = world.network.public("nobody", 20)
+    gateway = await world.gateway(
+        host, sip=f'nat = {{ stun = ["{nobody.ip}:{PORT}"] }}', trunks=peer("203.0.113.30")
+    )
+    told = await gateway.wait_for_log("stun_silent", timeout_s=15)
+    assert "sip.nat.stun" in told["remedy"]
+    phone = await world.phone(outside)
+    call = await phone.dial(gateway.uri())
+    await both_hear_each_other(call, await world.agent.next_call())

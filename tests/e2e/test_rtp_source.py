@@ -39,7 +39,7 @@ async def caller(rtp: OpenRtp) -> AsyncIterator[RawCaller]:
     raw.close()
 
 
-async def talks(talk: FakeCall, ear: RtpSocket, *, seconds: float = 1.0) -> None:
+async def talks(talk: FakeCall, ear: RtpSocket, *, seconds: float = 0.6) -> None:
     """The agent hears the caller and nobody else, and `ear` hears the agent."""
     ear.forget()
     heard = await talk.hear(seconds)
@@ -57,14 +57,13 @@ async def test_a_flood_after_the_source_has_settled(
     talk = await agent.next_call()
     talk.play("long", tone(AGENT_HZ, 8.0))
     caller.rtp.play(CALLER_HZ, there)
-    await talk.hear(0.5)
+    await talk.hear(0.3)
     stranger = await rtp(stranger_ip)
     stranger.play(STRANGER_HZ, there, per_s=FLOOD)
     await talk.hear(0.3)
-    await talks(talk, caller.rtp)
-    await talks(talk, caller.rtp)
+    await talks(talk, caller.rtp, seconds=1.0)
     assert stranger.received == []
-    assert await gateway.metric("landline_sip_rtp_stranger_packets_total") > FLOOD
+    assert await gateway.metric("landline_sip_rtp_stranger_packets_total") > FLOOD / 2
     assert gateway.logged("rtp_from_stranger")[0]["state"] == "locked"
 
 
@@ -92,7 +91,7 @@ async def test_a_flood_from_elsewhere_while_the_caller_is_silent(
     stranger.play(STRANGER_HZ, there, per_s=FLOOD)
     talk = await agent.next_call()
     talk.play("long", tone(AGENT_HZ, 8.0))
-    silence = await talk.hear(1.5)
+    silence = await talk.hear(1.0)
     assert rms(silence) < 50
     caller.rtp.play(CALLER_HZ, there)
     await talk.hear(0.4)
@@ -110,7 +109,7 @@ async def test_a_caller_behind_nat_who_signals_a_private_address(
     caller.rtp.play(CALLER_HZ, there)
     talk = await agent.next_call()
     talk.play("long", tone(AGENT_HZ, 8.0))
-    await talk.hear(1.0)
+    await talk.hear(0.5)
     await talks(talk, caller.rtp)
     assert stranger.received == []
     host, port = caller.rtp.address
@@ -132,7 +131,7 @@ async def test_a_reinvite_moves_the_call(
     elsewhere = await rtp(new_ip)
     there = await caller.invite(rtp=elsewhere.address)
     elsewhere.play(CALLER_HZ, there)
-    await talk.hear(0.5)
+    await talk.hear(0.3)
     await talks(talk, elsewhere)
     caller.rtp.play(STRANGER_HZ, there, per_s=FLOOD)  # the old address is a stranger's now
     await talks(talk, elsewhere)
@@ -147,7 +146,7 @@ async def test_a_session_refresh_keeps_the_lock(
     caller.rtp.play(CALLER_HZ, there)
     stranger = await rtp()
     stranger.play(STRANGER_HZ, there, per_s=FLOOD)
-    await talk.hear(0.5)
+    await talk.hear(0.3)
     await caller.invite()
     await talks(talk, caller.rtp)
     assert stranger.received == []
@@ -156,7 +155,7 @@ async def test_a_session_refresh_keeps_the_lock(
 async def test_a_nat_that_gives_the_caller_a_new_port(
     agent: FakeAgent, launch_gateway: LaunchGateway, caller: RawCaller, rtp: OpenRtp
 ) -> None:
-    gateway = await launch_gateway(sip="nat = { rebind_after_ms = 1000 }")
+    gateway = await launch_gateway(sip="nat = { rebind_after_ms = 600 }")
     there = await caller.dial(gateway.address)
     talk = await agent.next_call()
     talk.play("long", tone(AGENT_HZ, 12.0))
@@ -189,7 +188,7 @@ async def test_media_from_a_network_that_the_trunk_allows(
     talk.play("long", tone(AGENT_HZ, 8.0))
     media_server = await rtp("127.0.4.9")
     media_server.play(CALLER_HZ, there)
-    await talk.hear(0.5)
+    await talk.hear(0.3)
     await talks(talk, media_server)
 
 
@@ -202,5 +201,5 @@ async def test_the_lock_can_be_switched_off(
     talk.play("long", tone(AGENT_HZ, 5.0))
     anybody = await rtp("127.0.0.2")
     anybody.play(CALLER_HZ, there)
-    await talk.hear(0.5)
+    await talk.hear(0.3)
     await talks(talk, anybody)

@@ -9,7 +9,7 @@ import pytest
 from tests.fakes.sip_peer import SipPeer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
 
     from tests.fakes.agent import FakeAgent
     from tests.fakes.gateway_process import GatewayProcess
@@ -21,12 +21,6 @@ DIDS = (
     '[[sip.trunks.dids]]\nnumber = "+4930901820"\nagent = "clinic"\nregion = "berlin"\n'
     '[[sip.trunks.dids]]\nnumber = "+4940*"\nagent = "shop"\n'
 )
-
-
-@pytest.fixture
-async def peer() -> AsyncIterator[SipPeer]:
-    async with SipPeer() as user_agent:
-        yield user_agent
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -23,6 +24,7 @@ class FakeCall:
         self.started = started
         self.events: list[pb.ConverseRequest] = []
         self.audio = bytearray()
+        self.arrivals: list[tuple[float, int]] = []  # (when, samples until then) of each piece
         self.gaps = 0  # pieces of audio that do not follow the one before
         self._changed = asyncio.Event()
         self._commands: asyncio.Queue[pb.ConverseResponse | None] = asyncio.Queue()
@@ -99,6 +101,11 @@ class FakeCall:
                 await self._changed.wait()
         return bytes(self.audio[begin : begin + size])
 
+    @property
+    def ended_with(self) -> pb.CallEnded:
+        """The end that was told; IndexError while there is none."""
+        return self.all("ended")[-1]
+
     async def ended(self) -> pb.CallEnded:
         return await self.wait_for("ended")
 
@@ -111,6 +118,7 @@ class FakeCall:
         if request.HasField("audio"):
             self.gaps += request.audio.first_sample != len(self.audio) // 2
             self.audio += request.audio.pcm
+            self.arrivals.append((time.monotonic(), len(self.audio) // 2))
         else:
             self.events.append(request)
         self._changed.set()

@@ -159,6 +159,7 @@ class Dialog:
     """One dialog of a peer; the fields may be changed to send something wrong."""
 
     peer: SipPeer
+    destination: tuple[str, int]
     remote_uri: str
     target: str
     call_id: str = field(default_factory=lambda: secrets.token_hex(8))
@@ -195,7 +196,7 @@ class Dialog:
             *(f"Route: {route}" for route in self.routes),
             *headers,
         ]
-        self.peer.transmit(lines, body, content_type)
+        self.peer.transmit(lines, body, content_type, to=self.destination)
         return branch
 
     async def ask(self, method: str, body: str = "", **options: object) -> SipMessage:
@@ -219,7 +220,7 @@ class Dialog:
     def ack(self, answer: SipMessage, body: str = "") -> None:
         """Acknowledge a final answer to an INVITE and learn the target from a 2xx."""
         if answer.status < 300 and answer.header("Contact"):
-            self.target = answer.header("Contact").partition("<")[2].partition(">")[0]
+            self.target = _uri_in(answer.header("Contact"))
         branch = ""
         if answer.status >= 300:
             branch = answer.header("Via").partition("branch=")[2].partition(";")[0]
@@ -241,10 +242,8 @@ class SipPeer:
 
     def __init__(self, *, port: int = 0) -> None:
         self._wanted_port = port
-        self.port = 0
         self.messages: list[SipMessage] = []
         self.keeps_quiet_on: set[str] = set()  # methods that the test answers itself
-        self._taken = 0
         self._seen: set[tuple[str, ...]] = set()
         self._changed = asyncio.Event()
         self._unread: list[SipMessage] = []
@@ -253,7 +252,7 @@ class SipPeer:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind((_HOST, self._wanted_port))
         self._socket.setblocking(False)
-        self.port = self._socket.getsockname()[1]
+        self.port: int = self._socket.getsockname()[1]
         self.rtp = Rtp()
         asyncio.get_running_loop().add_reader(self._socket.fileno(), self._on_readable)
         return self
@@ -267,16 +266,15 @@ class SipPeer:
 
     def dialog(self, uri: str, *, user: str = "peer") -> Dialog:
         """A dialog that we begin by asking `uri`."""
-        self._destination = _address(uri)
-        return Dialog(self, uri, uri, user=user)
+        return Dialog(self, _address(uri), uri, uri, user=user)
 
     def accept(self, invite: SipMessage) -> Dialog:
         """The dialog that their INVITE begins, seen from here."""
-        self._destination = invite.source
         return Dialog(
             self,
-            remote_uri=invite.header("From").partition("<")[2].partition(">")[0],
-            target=invite.header("Contact").partition("<")[2].partition(">")[0],
+            destination=invite.source,
+            remote_uri=_uri_in(invite.header("From")),
+            target=_uri_in(invite.header("Contact")),
             call_id=invite.header("Call-ID"),
             remote_tag=invite.tag("From"),
             user=invite.header("To").partition("sip:")[2].partition("@")[0],
@@ -309,14 +307,13 @@ class SipPeer:
 
     # -- messages -------------------------------------------------------------------------------
 
-    def transmit(self, lines: list[str], body: str, content_type: str) -> None:
+    def transmit(
+        self, lines: list[str], body: str, content_type: str, *, to: tuple[str, int]
+    ) -> None:
         if body:
             lines = [*lines, f"Content-Type: {content_type}"]
         lines = [*lines, f"Content-Length: {len(body)}"]
-        self.transmit_raw(("\r\n".join(lines) + "\r\n\r\n" + body).encode())
-
-    def transmit_raw(self, data: bytes) -> None:
-        self._socket.sendto(data, self._destination)
+        self._socket.sendto(("\r\n".join(lines) + "\r\n\r\n" + body).encode(), to)
 
     def respond(
         self,
@@ -330,7 +327,6 @@ class SipPeer:
         content_type: str = "application/sdp",
     ) -> None:
         """Answer a request."""
-        self._destination = request.source
         to = request.header("To")
         if tag and ";tag=" not in to:
             to += f";tag={tag}"
@@ -345,7 +341,7 @@ class SipPeer:
             f"Contact: <sip:peer@{_HOST}:{self.port}>",
             *headers,
         ]
-        self.transmit(lines, body, content_type)
+        self.transmit(lines, body, content_type, to=request.source)
 
     async def request(self, method: str) -> SipMessage:
         """The next request of a method that no one has taken yet."""
@@ -401,6 +397,12 @@ def direction_of(body: str) -> str:
     known = ("a=sendrecv", "a=sendonly", "a=recvonly", "a=inactive")
     found = [line[2:] for line in body.replace("\r\n", "\n").split("\n") if line in known]
     return found[0] if found else "sendrecv"
+
+
+def _uri_in(header: str) -> str:
+    """The URI of a From, To or Contact, with brackets or without."""
+    bracketed = header.partition("<")[2].partition(">")[0]
+    return bracketed or header.partition(";")[0].strip()
 
 
 def _address(uri: str) -> tuple[str, int]:

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from sip_gateway.alg import AlgFinding, Damage
 from sip_gateway.doctor import judgements
 from sip_gateway.doctor.findings import Status, worst
 from sip_gateway.doctor.ladder import SipMessage
@@ -101,6 +102,20 @@ def test_without_an_answer_nobody_knows_how_we_are_seen() -> None:
 def test_nat(told: str, peer: str, status: Status) -> None:
     messages = [sent("INVITE", "", f"c=IN IP4 {told}" if told else "v=0", peer=peer)]
     assert judgements.nat(messages).status is status
+
+
+def test_sip_alg() -> None:
+    finding = AlgFinding(
+        damage=Damage.LENGTH,
+        evidence="Content-Length says 9, the body has 7 bytes",
+        effect="the end of the SDP is cut off",
+        remedy="switch it off",
+    )
+    assert judgements.sip_alg([]).status is Status.PASS
+    found = judgements.sip_alg([finding, finding])
+    assert found.status is Status.FAIL
+    assert found.evidence == finding.evidence
+    assert found.remedy == "switch it off"
 
 
 @pytest.mark.parametrize(

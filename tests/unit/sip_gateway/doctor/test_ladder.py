@@ -1,10 +1,6 @@
 from __future__ import annotations
 
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
-from sip_gateway.doctor.ladder import SipMessage, ladder, redacted
+from sip_gateway.doctor.ladder import SipMessage, ladder
 
 REQUEST = (
     "INVITE sip:200@10.0.0.5 SIP/2.0\r\n"
@@ -17,36 +13,6 @@ REQUEST = (
 
 def message(text: str, *, sent: bool = True) -> SipMessage:
     return SipMessage(at_ms=12.4, sent=sent, peer="10.0.0.5:5060", text=text)
-
-
-@pytest.mark.parametrize(
-    "secret",
-    [
-        'Authorization: Digest username="200", response="d41d8cd98f00", cnonce="zz"\r\n',
-        'Proxy-Authorization: Digest username="200",\r\n response="d41d8cd98f00"\r\n',
-        "authorization : Basic d41d8cd98f00\r\n",
-        'Authentication-Info: rspauth="d41d8cd98f00"\r\n',
-        "Refer-To: <sip:200:d41d8cd98f00@10.0.0.5>\r\n",
-        "\r\na=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:d41d8cd98f00|2^31\r\n",
-        "\r\na=ice-pwd:d41d8cd98f00\r\n",
-    ],
-)
-def test_what_is_secret_is_hidden(secret: str) -> None:
-    text = redacted(REQUEST.format(extra=secret))
-    assert "d41d8cd98f00" not in text
-    assert "m=audio 20000 RTP/AVP 0" in text
-    assert text.startswith("INVITE sip:200@10.0.0.5 SIP/2.0\r\n")
-
-
-@given(st.text(alphabet=st.characters(exclude_characters="\r\n"), max_size=60))
-def test_no_answer_to_a_challenge_gets_through(answer: str) -> None:
-    text = redacted(f"REGISTER sip:x SIP/2.0\r\nAuthorization: Digest {answer}\r\nCSeq: 1 REGISTER")
-    assert text == "REGISTER sip:x SIP/2.0\r\nAuthorization: (hidden)\r\nCSeq: 1 REGISTER"
-
-
-def test_a_message_without_secrets_stays_as_it_is() -> None:
-    text = REQUEST.format(extra="From: <sip:caller@10.0.0.9:5060>;tag=1\r\n")
-    assert redacted(text) == text
 
 
 def test_a_ladder_has_a_rung_for_each_message() -> None:

@@ -301,7 +301,6 @@ class MediaStatistics(_message.Message):
     JITTER_BUFFER_AVERAGE_MS_FIELD_NUMBER: _builtins.int
     JITTER_MS_FIELD_NUMBER: _builtins.int
     ROUND_TRIP_MS_FIELD_NUMBER: _builtins.int
-    PACKETS_REORDERED_FIELD_NUMBER: _builtins.int
     PACKETS_SENT_FIELD_NUMBER: _builtins.int
     LOSS_PERCENT_FIELD_NUMBER: _builtins.int
     R_FACTOR_FIELD_NUMBER: _builtins.int
@@ -316,7 +315,6 @@ class MediaStatistics(_message.Message):
     jitter_ms: _builtins.float
     round_trip_ms: _builtins.int
     """0: the other side does not report"""
-    packets_reordered: _builtins.int
     packets_sent: _builtins.int
     loss_percent: _builtins.float
     """since the last statistics; late packets count as lost"""
@@ -337,7 +335,6 @@ class MediaStatistics(_message.Message):
         jitter_buffer_average_ms: _builtins.int = ...,
         jitter_ms: _builtins.float = ...,
         round_trip_ms: _builtins.int = ...,
-        packets_reordered: _builtins.int = ...,
         packets_sent: _builtins.int = ...,
         loss_percent: _builtins.float = ...,
         r_factor: _builtins.float = ...,
@@ -346,7 +343,7 @@ class MediaStatistics(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_mos", b"call_mos", "jitter_buffer_average_ms", b"jitter_buffer_average_ms", "jitter_buffer_discards", b"jitter_buffer_discards", "jitter_buffer_empties", b"jitter_buffer_empties", "jitter_buffer_ms", b"jitter_buffer_ms", "jitter_ms", b"jitter_ms", "loss_percent", b"loss_percent", "mos", b"mos", "packets_lost", b"packets_lost", "packets_received", b"packets_received", "packets_reordered", b"packets_reordered", "packets_sent", b"packets_sent", "r_factor", b"r_factor", "round_trip_ms", b"round_trip_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_mos", b"call_mos", "jitter_buffer_average_ms", b"jitter_buffer_average_ms", "jitter_buffer_discards", b"jitter_buffer_discards", "jitter_buffer_empties", b"jitter_buffer_empties", "jitter_buffer_ms", b"jitter_buffer_ms", "jitter_ms", b"jitter_ms", "loss_percent", b"loss_percent", "mos", b"mos", "packets_lost", b"packets_lost", "packets_received", b"packets_received", "packets_sent", b"packets_sent", "r_factor", b"r_factor", "round_trip_ms", b"round_trip_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,54 @@
+"""An answered call between a bare user agent and a gateway, with the agent's side of it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.fakes.agent import FakeAgent, FakeCall
+from tests.fakes.g711 import G711, PCMU
+from tests.fakes.gateway_process import GatewayProcess
+from tests.fakes.sip_peer import Dialog, SipMessage, SipPeer, audio_of
+from tests.fakes.tones import peak_hz, tone
+
+
+class Talk:
+    """The dialog, our 200's audio address, and the agent's side."""
+
+    def __init__(self, dialog: Dialog, answer: SipMessage, agent: FakeCall) -> None:
+        self.dialog = dialog
+        self.answer = answer
+        self.agent = agent
+        self.audio = audio_of(answer.body)
+        self.peer = dialog.peer
+        self._version = 1
+
+    async def reinvite(self, body: str | None = None, **sdp: object) -> SipMessage:
+        """A re-INVITE to its final answer, acknowledged."""
+        self._version += 1
+        offer = body or self.peer.sdp(version=self._version, **sdp)  # type: ignore[arg-type]
+        return await self.dialog.invite(offer)
+
+    async def update(self, **sdp: object) -> SipMessage:
+        self._version += 1
+        offer = self.peer.sdp(version=self._version, **sdp)  # type: ignore[arg-type]
+        return await self.dialog.ask("UPDATE", offer)
+
+    async def still_talks(self, codec: G711 = PCMU) -> None:
+        """Both sides hear each other now."""
+        self._version += 1
+        self.agent.play(f"check{self._version}", tone(900, 0.6))
+        sending = asyncio.create_task(self.peer.rtp.send(self.audio, tone(440, 0.6), codec))
+        heard = await self.agent.hear(0.5)
+        assert peak_hz(heard[-6400:]) == pytest.approx(440, abs=10)
+        assert peak_hz(self.peer.rtp.heard(codec, 0.2)) == pytest.approx(900, abs=10)
+        await sending
+
+
+async def call(peer: SipPeer, gateway: GatewayProcess, agent: FakeAgent, **sdp: object) -> Talk:
+    """Call the gateway and be answered; `sdp` goes to `SipPeer.sdp`."""
+    dialog = peer.dialog(gateway.uri())
+    answer = await dialog.invite(peer.sdp(**sdp))  # type: ignore[arg-type]
+    assert answer.status == 200, answer.start
+    return Talk(dialog, answer, await agent.next_call())
