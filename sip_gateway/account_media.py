@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING, Any
 
 import pjsua2 as pj
@@ -10,7 +11,9 @@ from sip_gateway.nat import TurnTransport
 from sip_gateway.trunk import Srtp
 
 if TYPE_CHECKING:
+    from services.common.addresses import HostPort
     from sip_gateway.nat import Nat
+    from sip_gateway.trunk import Trunk
 
 # Values of pjsua_stun_use and pj_turn_tp_type, which pjsua2 does not name.
 _STUN_ALWAYS, _STUN_NEVER = 0, 1
@@ -48,3 +51,16 @@ def apply_srtp(config: Any, srtp: Srtp) -> None:
     # TLS ends at the edge, so that what reaches us never looks secure to PJSIP.
     config.mediaConfig.srtpSecureSignaling = 0
     config.mediaConfig.srtpOpt.keyings.append(pj.PJMEDIA_SRTP_KEYING_SDES)
+
+
+def own_address_towards(trunk: Trunk, listen: HostPort) -> str:
+    """Our address on the way to the trunk; nothing is sent to find it."""
+    if listen.host not in ("0.0.0.0", "*"):
+        return listen.host
+    there = trunk.registrar.host if trunk.registrar else str(trunk.allow[0].network_address)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((there, 5060))
+        except OSError:
+            return socket.gethostname()
+        return str(probe.getsockname()[0])

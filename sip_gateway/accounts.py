@@ -191,16 +191,24 @@ def _session_timer(config: Any, expires_s: int) -> None:
 
 def _base_config(endpoint: Endpoint, trunk: Trunk | None = None, srtp: Srtp = Srtp.OFF) -> Any:
     config = pj.AccountConfig()
-    nat = endpoint.config.nat
+    nat = endpoint.config.nat.for_trunk(trunk) if trunk else endpoint.config.nat
     endpoint.media_config(config.mediaConfig)
-    account_media.apply_nat(config, nat.for_trunk(trunk) if trunk else nat)
+    account_media.apply_nat(config, nat)
     account_media.apply_srtp(config, trunk.srtp if trunk else srtp)
     place, edge = endpoint.config.place, endpoint.config.edge_proxy
     if place is not None and edge is not None:
         # Everything of ours goes through the edge, and what answers it comes back to us.
         config.sipConfig.contactForced = f"<{place.contact}>"
         config.sipConfig.proxies.append(f"sip:{edge};lr")
+    elif trunk is not None and nat.public_address != endpoint.config.nat.public_address:
+        host = nat.public_address or account_media.own_address_towards(trunk, endpoint.address)
+        config.sipConfig.contactForced = _contact(trunk, host, endpoint.address.port)
     return config
+
+
+def _contact(trunk: Trunk, host: str, port: int) -> str:
+    transport = ";transport=tcp" if trunk.transport is Transport.TCP else ""
+    return f"<sip:{trunk.username or 'landline'}@{host}:{port}{transport}>"
 
 
 def _digest(username: str, password: str) -> Any:

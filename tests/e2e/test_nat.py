@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ class World:
         """A gateway and its agent on `host`."""
         with host.entered():
             await self.agent.start()
-            listen = f'listen = "{host.ip}:5060"\nrtp_ports = "20000-20031"\n'
+            listen = f'listen = "{host.ip}:5060"\nrtp_ports = "20000-20063"\n'
             config = write_config(
                 self._folder,
                 agent=f"127.0.0.1:{self.agent.port}",
@@ -82,7 +82,8 @@ class World:
             )
             gateway = await start_gateway(config)
         self._stack.push_async_callback(self.agent.stop)
-        self._stack.push_async_callback(gateway.kill)
+        # A supervisor has to end what it started; one process may just go.
+        self._stack.push_async_callback(gateway.stop if "calls =" in sip else gateway.kill)
         return gateway
 
     async def phone(self, host: Namespace, **settings: Any) -> Softphone:
@@ -200,16 +201,13 @@ async def until(condition: Callable[[], bool], timeout_s: float = 5) -> None:
             await asyncio.sleep(0.02)
 
 
-LaunchGateway = Callable[..., Awaitable[GatewayProcess]]
-
-
 @needs_namespaces
 async def test_a_gateway_behind_nat_with_a_public_address(world: World) -> None:
     """The router forwards the ports, as a telecom admin would have it."""
     router = world.network.router("office", 1, PRIVATE)
     host = router.host("gateway", 10)
     router.forward("5060", host)
-    router.forward("20000-20031", host)
+    router.forward("20000-20063", host)
     server, outside = world.network.public("pbx", 20), world.network.public("phone", 30)
     pbx = await world.pbx(server)
     gateway = await world.gateway(
@@ -225,6 +223,35 @@ async def test_a_gateway_behind_nat_with_a_public_address(world: World) -> None:
         await both_hear_each_other(call, talk)
         talk.hang_up("goodbye")
         await asyncio.wait_for(call.ended(), 5)
+
+
+@needs_namespaces
+async def test_an_edge_between_callers_behind_nat_and_workers_behind_nat(world: World) -> None:
+    """Two workers and the edge behind a forwarding router; the caller behind one of its own."""
+    office = world.network.router("office", 1, PRIVATE)
+    home = world.network.router("home", 2, "10.8.0.0/24", random_ports=True)
+    host = office.host("gateway", 10)
+    office.forward("5060", host)
+    office.forward("20000-20063", host)
+    gateway = await world.gateway(
+        host,
+        sip='calls = 6\nnat = { public_address = "203.0.113.1" }\n',
+        trunks=peer("203.0.113.2"),
+    )
+    phone = await world.phone(home.host("phone", 2))
+    call = await phone.dial("sip:agent@203.0.113.1:5060")
+    talk = await world.agent.next_call()
+    assert talk.started.trunk == "callers"
+    await both_hear_each_other(call, talk)
+    talk.hold(True)
+    await until(lambda: str(call.state) == "held")
+    talk.hold(False)
+    await until(lambda: str(call.state) == "talking")
+    await both_hear_each_other(call, talk)
+    talk.hang_up("goodbye")
+    await asyncio.wait_for(call.ended(), 5)
+    assert gateway.logged("rtp_source")[0]["source"].startswith("203.0.113.2:")
+    assert gateway.logged("sip_alg_damage") == []
 
 
 @needs_namespaces

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -203,3 +204,20 @@ async def test_the_lock_can_be_switched_off(
     anybody.play(CALLER_HZ, there)
     await talk.hear(0.3)
     await talks(talk, anybody)
+
+
+@pytest.mark.parametrize(
+    ("own", "told"), [("", "203.0.113.7"), ('nat = { public_address = "" }\n', "127.0.0.1")]
+)
+async def test_a_trunk_in_the_building_is_told_our_own_address(
+    agent: FakeAgent, launch_gateway: LaunchGateway, caller: RawCaller, own: str, told: str
+) -> None:
+    gateway = await launch_gateway(
+        sip='nat = { public_address = "203.0.113.7" }',
+        trunks='[[sip.trunks]]\nname = "pbx"\nkind = "peer"\nallow = ["127.0.0.1/32"]\n' + own,
+    )
+    where, _port = await caller.dial(gateway.address)
+    await agent.next_call()
+    assert where == told
+    assert f"@{told}:" in re.search(r"\r\nContact: (.*)\r\n", caller.answer)[1]  # type: ignore[index]
+    await caller.bye()
