@@ -25,11 +25,12 @@ import rfc8785
 from report import arguments, percentile, publish
 
 from services.audit import keys, selftest
-from services.audit.check import Check, Evidence, Report
+from services.audit.check import Check
 from services.audit.journal import Journal
 from services.audit.layout import AuditFolder
 from services.audit.notes import parse_verifier_key
 from services.audit.records import Event
+from services.audit.report import Evidence, Report
 from services.audit.sealer import Sealer
 from services.audit.service import AuditService
 from services.common.clock import SystemClock

@@ -72,16 +72,25 @@ async def main(file: ConfigFile, stop: asyncio.Event) -> None:
     if config.metrics is not None:
         metrics.serve(config.metrics)
     process.announce("audit", HostPort(config.listen.host, server.port))
-    await stop.wait()
+    await _until(stop, writing)
     await server.stop()
     with contextlib.suppress(JournalError):  # no room: said before, and the seal follows
         await service.record([Event(type="journal_closed", time_unix_ms=clock.wall_ms())])
-    await service.end_epoch()
+    await service.end_epoch(last=True)
     for task in (writing, telling):
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
     journal.close()
+
+
+async def _until(stop: asyncio.Event, writing: asyncio.Task[None]) -> None:
+    """Wait for `stop`; when writing fails in a way that nobody thought of, the process ends."""
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait((stopping, writing), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if writing.done():
+        await writing
 
 
 if __name__ == "__main__":

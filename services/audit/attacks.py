@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from services.audit import evidence, keys, segments, verify_evidence
-from services.audit.check import Witnessed
+from services.audit.chain import RETIRED
 from services.audit.layout import AuditFolder
-from services.audit.log import MerkleLog
+from services.audit.merkle import Tree, leaf_hash
 from services.audit.notes import Checkpoint, parse_checkpoint, sign
-from services.audit.records import GENESIS, Event, Record, chain, parse
-from services.audit.seals import SEAL, SealKey, seal_fields
+from services.audit.records import GENESIS, TAIL_BYTES, Event, Record, chain, parse
+from services.audit.report import Witnessed
+from services.audit.seals import SEAL, SealKey, retirement_fields, seal_fields
+from services.audit.tiles import Tiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -84,14 +86,14 @@ def _rechain(site: Site, change: Callable[[list[Event]], list[Event]]) -> None:
     _write_chained(site, contents)
 
 
-def _write_chained(site: Site, contents: Sequence[Sequence[Event]]) -> None:
+def _write_chained(site: Site, contents: Sequence[Sequence[Event]], writer: str = "first") -> None:
     files, sequence, head = site.files(), 0, GENESIS
     firsts = []
     for path, part in zip(files, contents, strict=True):
         firsts.append(sequence)
         lines = []
         for event in part:
-            record = chain(event, sequence=sequence, writer="first", prev=head)
+            record = chain(event, sequence=sequence, writer=writer, prev=head)
             lines.append(record.line())
             sequence, head = sequence + 1, record.hash
         path.write_bytes(b"".join(lines))
@@ -125,14 +127,24 @@ def _reseal(site: Site, key: SealKey) -> None:
 
 
 def _relog(site: Site) -> None:
-    """Build the log anew from the changed journals and sign it with the stolen key."""
+    """Make the log anew, checking nothing, and sign it with the stolen key."""
     folder = site.first
-    public = folder.verifier.read_bytes()
-    shutil.rmtree(folder.log)
-    key = keys.load_signing_key(folder.signing_key)
-    journals = [folder.journal, site.second.journal]
-    MerkleLog(folder.log, origin=site.origin, key=key, journals=journals).update()
-    folder.verifier.write_bytes(public)
+    shutil.rmtree(folder.log / "tile")
+    tiles, index = Tiles(folder.log), b""
+    tree = Tree(tiles.write)
+    for live in (folder.journal, site.second.journal):
+        lines = [line for segment in segments.all_of(live) for line in _lines(segment.path)]
+        first = parse(lines[0])
+        run = [tree.size, len(lines), first.writer, first.sequence]
+        index += json.dumps(run).encode() + b"\n"
+        tree.extend([leaf_hash(line[:-TAIL_BYTES] + b"}") for line in lines])
+    for level, edge in enumerate(tree.edges):
+        if edge:
+            tiles.write(level, tree.size >> (8 * (level + 1)), edge)
+    (folder.log / "index.jsonl").write_bytes(index)
+    checkpoint = Checkpoint(site.origin, tree.size, tree.root())
+    note = sign(checkpoint, keys.load_signing_key(folder.signing_key))
+    (folder.log / "checkpoint").write_text(note, encoding="utf-8")
 
 
 def _first_said(events: list[Event]) -> int:
@@ -271,7 +283,7 @@ def break_seal(site: Site) -> None:
     _relog(site)
 
 
-def _keep_seals_fitting(site: Site) -> None:
+def _keep_seals_fitting(site: Site, writer: str = "first") -> None:
     """Give every seal the head that it stands behind now, with the code that it had."""
     contents = [[record.event for record in part] for part in _records(site.files())]
     sequence, head = 0, GENESIS
@@ -280,9 +292,9 @@ def _keep_seals_fitting(site: Site) -> None:
             if event.type == SEAL:
                 fields = {**event.fields, "count": sequence, "head": head}
                 part[number] = replace(event, fields=fields)
-            record = chain(part[number], sequence=sequence, writer="first", prev=head)
+            record = chain(part[number], sequence=sequence, writer=writer, prev=head)
             sequence, head = sequence + 1, record.hash
-    _write_chained(site, contents)
+    _write_chained(site, contents, writer)
 
 
 def drop_seal(site: Site) -> None:
@@ -307,6 +319,61 @@ def forge_with_an_old_key(site: Site) -> None:
     stolen = keys.load_seal_key(AuditFolder(site.earlier / "first").seal_key)
     edit_and_rechain(site)
     _reseal(site, stolen)
+    _relog(site)
+
+
+def begin_history_anew(site: Site) -> None:
+    """All that was sealed before is left out: history begins with the epoch of the stolen key."""
+    stolen = keys.load_seal_key(site.first.seal_key)
+    for path in site.files()[:-1]:
+        path.unlink()
+    event = Event(type="caller_said", time_unix_ms=1, call_id="c", fields={"text": "Yes, I agree"})
+    said = chain(event, sequence=0, writer="first", prev=GENESIS)
+    fields = seal_fields(stolen, writer="first", count=1, head=said.hash, started_ms=1, ended_ms=2)
+    seal = Event(type=SEAL, time_unix_ms=2, fields=fields)
+    last = chain(seal, sequence=1, writer="first", prev=said.hash)
+    site.first.journal.write_bytes(said.line() + last.line())
+    keys.save_seal_key(site.first.seal_key, stolen.next())
+    _relog(site)
+
+
+def rename_the_writer(site: Site) -> None:
+    """The changed history is another writer's, whose seals nobody has a key for."""
+    contents = [[record.event for record in part] for part in _records(site.files())]
+    contents[0][0] = _edit_text(contents[0][0])
+    _write_chained(site, contents, writer="frist")
+    _keep_seals_fitting(site, writer="frist")
+    _relog(site)
+
+
+def _retire(site: Site, key: SealKey | None) -> None:
+    """Files are removed, and the journal says that they were retired."""
+    files = site.files()
+    kept, last = parse(_lines(files[-2])[0]), parse(_lines(files[-1])[-1])
+    fields = {"next": kept.sequence, "head": kept.prev, "files": len(files) - 2}
+    if key is not None:
+        fields = retirement_fields(key, fields, writer="first")
+    event = Event(type=RETIRED, time_unix_ms=last.event.time_unix_ms, fields=fields)
+    record = chain(event, sequence=last.sequence + 1, writer="first", prev=last.hash)
+    with files[-1].open("ab") as file:
+        file.write(record.line())
+    for path in files[:-2]:
+        path.unlink()
+
+
+def forge_a_retirement(site: Site) -> None:
+    _retire(site, None)
+
+
+def retire_with_stolen_keys(site: Site) -> None:
+    _retire(site, keys.load_seal_key(site.first.seal_key))
+
+
+def cut_the_second_writer(site: Site) -> None:
+    """Sealed epochs of the other writer are cut off, and the log is made anew."""
+    path = site.second.journal
+    path.write_bytes(b"")
+    segments.closed(path)[-1].path.unlink()
     _relog(site)
 
 
@@ -410,6 +477,10 @@ ALL: tuple[Attack, ...] = (
     Attack(name="a seal is dropped, hashes and log made anew", do=drop_seal),
     Attack(name="an old record is forged with today's stolen keys", do=forge_with_stolen_keys),
     Attack(name="an old record is forged with a key stolen before", do=forge_with_an_old_key),
+    Attack(name="history begins anew under today's stolen keys", do=begin_history_anew),
+    Attack(name="history is forged under another writer's name", do=rename_the_writer),
+    Attack(name="files are removed and said to be retired, without keys", do=forge_a_retirement),
+    Attack(name="sealed epochs of the other writer are cut off", do=cut_the_second_writer),
     Attack(name="the seal key is replaced", do=wind_back_the_seal_key),
     Attack(name="a tile of the log is edited", do=edit_tile),
     Attack(name="the log's index is edited", do=edit_index),
@@ -422,6 +493,11 @@ ALL: tuple[Attack, ...] = (
         name="what is not sealed yet is forged with stolen keys, with a witness",
         do=rewrite_the_present,
         witness=True,
+    ),
+    Attack(
+        name="files are removed and said to be retired, with stolen keys",
+        do=retire_with_stolen_keys,
+        why_hidden="as said: the report tells that they are gone, not who took them away",
     ),
     Attack(
         name="everything is rolled back, without a witness",

@@ -84,4 +84,7 @@ def is_canonical(data: bytes) -> bool:
 
 def _number(digits: str) -> int | float:
     value = int(digits)
-    return value if abs(value) < _SAFE_INTEGER else float(value)
+    try:
+        return value if abs(value) < _SAFE_INTEGER else float(value)
+    except OverflowError as error:
+        raise ValueError("a number is beyond what a double can hold") from error

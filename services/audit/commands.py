@@ -22,9 +22,9 @@ from services.common.errors import LandlineError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from services.audit.check import Evidence, Report, Witnessed
     from services.audit.layout import AuditFolder
     from services.audit.notes import VerifierKey
+    from services.audit.report import Evidence, Report, Witnessed
 
 EXIT_ERROR = 1
 EXIT_TAMPERED = 3
@@ -77,18 +77,19 @@ def verify(
 
     Example: landline audit verify --witness /mnt/witness/state.json --json
     """
-    from services.audit import check
+    from services.audit import report as reports
     from services.audit import witness as witnesses
+    from services.audit.check import Check
 
     witnessed = [witnesses.witnessed(path) for path in witness or ()]
     witnessed += [witnesses.printed(text) for text in root or ()]
     evidence = _evidence(journal, config_path, verification_key or (), log_key, witnessed)
-    before = check.load_check_state(state) if state else None
+    before = reports.load_check_state(state) if state else None
     with _progress(evidence, quiet=as_json or before is not None) as on_bytes:
-        checking = check.Check(evidence, state=before, form=form, on_bytes=on_bytes)
+        checking = Check(evidence, state=before, form=form, on_bytes=on_bytes)
         report = checking.run()
     if state is not None and report.ok:
-        check.save_check_state(state, checking.state())
+        reports.save_check_state(state, checking.state())
     if as_json:
         print(json.dumps(_as_json(report)))
     else:
@@ -291,8 +292,8 @@ def _evidence(
 ) -> Evidence:
     """What to check: one journal by itself, an audit folder, or what landline.toml names."""
     from services.audit import keys
-    from services.audit.check import Evidence
     from services.audit.layout import AuditFolder
+    from services.audit.report import Evidence
 
     also: list[Path] = []
     if given is not None and not given.is_dir():
@@ -308,9 +309,8 @@ def _evidence(
         also = settings.also
     if not folder.journal.exists():
         raise LandlineError(f"there is no journal at {folder.journal} yet")
-    paths = list(verification_keys)
-    if not paths and folder.verification_key.exists():
-        paths = [folder.verification_key]
+    own = [AuditFolder(path).verification_key for path in (folder.path, *also)]
+    paths = list(verification_keys) or [path for path in own if path.exists()]
     return Evidence(
         journals=[folder.journal, *(other / folder.journal.name for other in also)],
         log=folder.log,
@@ -383,7 +383,7 @@ def _as_json(report: Report) -> dict[str, Any]:
 
 def _show(report: Report) -> None:
     """The report for a person: what holds, what does not, what cannot be known."""
-    from services.audit.check import Kind
+    from services.audit.report import Kind
 
     def line(text: str, style: str = "", where: Console = console) -> None:
         where.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
@@ -396,11 +396,13 @@ def _show(report: Report) -> None:
     for one in report.journals:
         how = "BROKEN after" if report.tampered else "unbroken,"
         line(f"{one['journal']}: {how} {one['records']} records; head {one['head']}")
+        if one["first"]:
+            when = _utc(one["retired_unix_ms"])
+            line(f"  those before record {one['first']} were retired, as it says, at {when}")
         if one["sealed_until_unix_ms"]:
-            until = datetime.fromtimestamp(one["sealed_until_unix_ms"] / 1000, UTC)
             line(
-                f"  {one['next_epoch']} epochs sealed, the last at {until:%Y-%m-%d %H:%M:%S} UTC; "
-                f"{one['not_sealed_yet']} records since"
+                f"  {one['next_epoch']} epochs sealed, the last at "
+                f"{_utc(one['sealed_until_unix_ms'])}; {one['not_sealed_yet']} records since"
             )
     line(f"seals: {report.seals_checked} checked, {report.seals_unchecked} without a key for them")
     if report.checkpoint is not None:
@@ -412,6 +414,14 @@ def _show(report: Report) -> None:
     line("This check cannot find:")
     for limit in report.cannot_detect:
         line(f"  - {limit}")
+
+
+def _utc(unix_ms: int | None) -> str:
+    """A time for a person; whatever a forged record says, it does not stop the report."""
+    try:
+        return f"{datetime.fromtimestamp((unix_ms or 0) / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except (ValueError, OverflowError, OSError):
+        return "a time beyond the calendar"
 
 
 def _show_selftest(result: Any) -> None:

@@ -6,24 +6,17 @@ import base64
 from typing import TYPE_CHECKING, Any
 
 from services.audit import segments
-from services.audit.log import leaf_of, read_index
+from services.audit.log import leaf_of, read_index, runs_by_writer
 from services.audit.merkle import inclusion_proof
 from services.audit.notes import parse_checkpoint
 from services.audit.records import RecordError, parse
 from services.audit.tiles import Tiles, TreeReader
+from services.audit.verify_evidence import CANNOT_SHOW, FORMAT
 from services.common.errors import LandlineError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
-
-FORMAT = "landline-evidence-1"
-CANNOT_SHOW = (
-    "that no other record of this call was left out of the file",
-    "that the writer recorded what really happened",
-    "that the log was not rolled back before: compare its checkpoint with a witness's",
-    "the time from anything but the machine's own clock",
-)
 
 
 class EvidenceError(LandlineError):
@@ -38,7 +31,7 @@ def collect(journals: Sequence[Path], log: Path, call_id: str) -> dict[str, Any]
     except OSError as error:
         raise EvidenceError(f"the log has no checkpoint yet: {error.strerror}") from error
     checkpoint = parse_checkpoint(note)
-    runs = list(read_index(log, checkpoint.size))
+    runs = runs_by_writer(read_index(log, checkpoint.size))
     tree = TreeReader(Tiles(log), checkpoint.size)
     records = []
     for line in (line for live in journals for line in _lines(live, call_id)):
@@ -77,14 +70,13 @@ def collect(journals: Sequence[Path], log: Path, call_id: str) -> dict[str, Any]
 def _lines(live: Path, call_id: str) -> Iterator[bytes]:
     """The lines of a call, in order; a line that is being written is left out."""
     needle = b'"call_id":"%b"' % call_id.encode()
-    for segment in segments.all_of(live):
-        with segment.path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if needle not in line or not line.endswith(b"\n"):
-                    continue
-                try:
-                    found = parse(line).event.call_id
-                except RecordError as error:
-                    raise EvidenceError(f"{segment.path} line {number}: {error}") from error
-                if found == call_id:
-                    yield line
+    for segment, file in segments.opened(live):
+        for number, line in enumerate(file, start=1):
+            if needle not in line or not line.endswith(b"\n"):
+                continue
+            try:
+                found = parse(line).event.call_id
+            except RecordError as error:
+                raise EvidenceError(f"{segment.path} line {number}: {error}") from error
+            if found == call_id:
+                yield line

@@ -9,9 +9,10 @@ from collections import deque
 from typing import IO, TYPE_CHECKING
 
 from services.audit import segments
+from services.audit.chain import RETIRED, Chain
 from services.audit.records import GENESIS, Event, Prepared, RecordError, chain, parse
 from services.audit.seals import SEAL, SealCheck
-from services.audit.verify import RETIRED, Chain, walk_file
+from services.audit.verify import walk_file
 from services.common.errors import LandlineError
 
 if TYPE_CHECKING:
@@ -40,7 +41,12 @@ GATING = frozenset(
     }
 )
 _REMEMBERED = 65_536
-_EVENT_ID = re.compile(rb',"id":"([A-Za-z0-9._-]+)","seq":')
+# Up to the line's end, for an event's fields may hold these names, too.
+_EVENT_ID = re.compile(
+    rb',"id":"([A-Za-z0-9._-]+)","seq":[0-9]+,"time_unix_ms":-?[0-9]+,"type":"[a-z0-9_]+","v":2,'
+    rb'"writer":"[^"]+","~hash":"[0-9a-f]{64}"}\n\Z'
+)
+_LINE_END = 600  # bytes, from the id on
 
 
 class JournalError(LandlineError):
@@ -126,6 +132,7 @@ class Journal:
             free = os.statvfs(self.path.parent)
         except OSError as error:
             raise JournalError(f"cannot see {self.path.parent}: {error.strerror}") from error
+        self._require_in_place()
         free_bytes = free.f_bavail * free.f_frsize
         if free_bytes < self._min_free_bytes:
             raise JournalError(
@@ -134,7 +141,7 @@ class Journal:
                 "until there is room"
             )
         if self._max_bytes:
-            used = self._size + sum(s.path.stat().st_size for s in segments.closed(self.path))
+            used = self._size + sum(map(_size_of, segments.closed(self.path)))
             if used >= self._max_bytes:
                 raise JournalError(
                     f"{self.path.parent} holds {used >> 20} MiB, as much as audit.max_mb allows: "
@@ -149,11 +156,19 @@ class Journal:
         (record,) = self.append(
             [Event(type=SEAL, time_unix_ms=self._clock.wall_ms(), fields=fields)]
         )
-        if not self._fsync:
-            os.fsync(self._file)
+        self.sync()
         self._sealer.advance()
         self.next_epoch = self._sealer.epoch
         return record
+
+    def sync(self) -> int:
+        """Put everything on disk; how many bytes of the live file that is. JournalError if not."""
+        if not self._fsync:
+            try:
+                os.fsync(self._file)
+            except OSError as error:
+                raise self._lost(error) from error
+        return self._size
 
     def rotate(self) -> bool:
         """Close a file that is full and begin the next; an epoch ends with the file."""
@@ -166,11 +181,15 @@ class Journal:
     def retire(self, before_unix_ms: int) -> int:
         """Remove full files whose last record is older; how many. It is put on record first.
 
-        The newest full file always stays: its seal says where the live file begins.
+        The newest full file always stays: its seal says where the live file begins. JournalError
+        when a file is damaged: it stays, and so do those after it.
         """
         old = []
         for segment in segments.closed(self.path)[:-1]:
-            last = parse(segments.last_line(segment.path))
+            try:
+                last = parse(segments.last_line(segment.path))
+            except RecordError as error:
+                raise JournalError(f"{segment.path} is damaged at its end: {error}") from error
             if last.event.time_unix_ms >= before_unix_ms:
                 break
             old.append((segment, last))
@@ -178,9 +197,11 @@ class Journal:
             return 0
         _, last = old[-1]
         fields = {"next": last.sequence + 1, "head": last.hash, "files": len(old)}
+        if self._sealer is not None:
+            fields = self._sealer.retirement(fields)
         now_ms = self._clock.wall_ms()
         self.append([Event(type=RETIRED, time_unix_ms=now_ms, fields=fields)])
-        os.fsync(self._file)
+        self.sync()
         for segment, _ in old:
             segment.path.unlink()
         segments.sync_folder(self.path.parent)
@@ -210,13 +231,37 @@ class Journal:
             rest = memoryview(data)
             while rest:
                 rest = rest[os.write(self._file, rest) :]
+        except OSError as error:
+            self._take_back()
+            raise self._refused(error) from error
+        try:
             if sync:
                 os.fsync(self._file)
         except OSError as error:
             self._take_back()
-            raise JournalError(
-                f"cannot write {self.path}: {error.strerror}; free space or move the journal"
-            ) from error
+            if not self._fsync:
+                raise self._lost(error) from error
+            raise self._refused(error) from error
+
+    def _refused(self, error: OSError) -> JournalError:
+        return JournalError(
+            f"cannot write {self.path}: {error.strerror}; free space or move the journal"
+        )
+
+    def _lost(self, error: OSError) -> JournalError:
+        """What was acknowledged before and not yet on disk may be gone: only a start can tell."""
+        self._unusable = f"{self.path} may have lost records: {error.strerror}; start anew"
+        return JournalError(self._unusable)
+
+    def _require_in_place(self) -> None:
+        """What is written into a file that was moved or removed is on record nowhere."""
+        try:
+            there, ours = self.path.stat(), os.fstat(self._file)
+        except OSError as error:
+            raise JournalError(f"{self.path} cannot be seen: {error.strerror}") from error
+        if (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
+            self._unusable = f"{self.path} was replaced by another file; start anew"
+            raise JournalError(self._unusable)
 
     def _take_back(self) -> None:
         """Half a batch must not stay behind: the next one follows the last whole record."""
@@ -268,6 +313,7 @@ class Journal:
             self._set_aside(broken.torn_bytes)
         if found.version == 1:
             self._close_file()
+        self._record_recovery()
         self._remember_ids()
 
     def _before_live(self) -> Chain:
@@ -290,12 +336,26 @@ class Journal:
             seal_check=SealCheck(next_epoch=epoch + 1 if isinstance(epoch, int) else None),
         )
 
+    @property
+    def _aside(self) -> Path:
+        return self.path.with_suffix(f".torn-{self._sequence}")
+
     def _set_aside(self, size: int) -> None:
         """Half a line was never acknowledged, but it is kept for whoever wants to look."""
-        aside = self.path.with_suffix(f".torn-{self._sequence}")
-        aside.write_bytes(os.pread(self._file, size, self._size))
-        os.ftruncate(self._file, self._size)
-        fields = {"torn_bytes": size, "kept_in": aside.name}
+        try:
+            segments.write_whole(self._aside, os.pread(self._file, size, self._size), 0o640)
+            os.ftruncate(self._file, self._size)
+        except OSError as error:
+            raise JournalError(
+                f"cannot set the torn last line of {self.path} aside: {error.strerror}"
+            ) from error
+
+    def _record_recovery(self) -> None:
+        """Half a line that was set aside here is put on record, if need be at the next start."""
+        aside = self._aside
+        if not aside.exists():
+            return
+        fields = {"torn_bytes": aside.stat().st_size, "kept_in": aside.name}
         now_ms = self._clock.wall_ms()
         self.append([Event(type="journal_recovered", time_unix_ms=now_ms, fields=fields)])
 
@@ -304,8 +364,15 @@ class Journal:
         for segment in segments.all_of(self.path)[-2:]:
             with segment.path.open("rb") as file:
                 for line in file:
-                    if found := _EVENT_ID.findall(line):
-                        self._remember(found[-1].decode())
+                    if found := _EVENT_ID.search(line, max(0, len(line) - _LINE_END)):
+                        self._remember(found[1].decode())
+
+
+def _size_of(segment: segments.Segment) -> int:
+    try:
+        return segment.path.stat().st_size
+    except FileNotFoundError:
+        return 0  # retired meanwhile
 
 
 def lock(path: Path) -> IO[bytes]:

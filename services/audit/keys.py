@@ -40,13 +40,14 @@ def write_private(path: Path, data: bytes) -> None:
 def read_private(path: Path) -> bytes:
     """Read a key file; KeyFileError when it cannot be read or others can."""
     try:
-        mode = path.stat().st_mode
-        if mode & 0o077:
-            raise KeyFileError(
-                f"{path} can be read by others (mode {mode & 0o777:03o}), who may have copied it: "
-                f"chmod 600 it, then landline audit keys rotate"
-            )
-        return path.read_bytes()
+        with path.open("rb") as file:
+            found = os.fstat(file.fileno())
+            if found.st_mode & 0o077:
+                raise KeyFileError(
+                    f"{path} can be read by others (mode {found.st_mode & 0o777:03o}), who may "
+                    "have copied it: chmod 600 it, then landline audit keys rotate"
+                )
+            return file.read()
     except OSError as error:
         raise KeyFileError(f"cannot read {path}: {error.strerror}") from error
 

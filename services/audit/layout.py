@@ -77,4 +77,8 @@ class AuditFolder:
         """The log over this writer's journal and those in the other folders."""
         journals = [self.journal, *(folder / LIVE for folder in also)]
         key = self.load_signing_key(origin)
-        return MerkleLog(self.log, origin=origin, key=key, journals=journals)
+        log = MerkleLog(self.log, origin=origin, key=key, journals=journals)
+        wanted = f"{verifier_of(origin, key)}\n".encode()
+        if not self.verifier.exists() or self.verifier.read_bytes() != wanted:
+            self.publish(origin, key)  # a crash came between the key and this
+        return log

@@ -16,6 +16,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from services.audit.chain import Chain
 from services.audit.merkle import Tree, edge_lengths
 from services.audit.notes import (
     Checkpoint,
@@ -28,12 +29,12 @@ from services.audit.notes import (
 )
 from services.audit.segments import write_whole
 from services.audit.tiles import TileError, Tiles
-from services.audit.verify import Chain, walk
+from services.audit.verify import walk
 from services.audit.verify import writer_of as journal_writer
 from services.common.errors import LandlineError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -92,12 +93,16 @@ class MerkleLog:
     def verifier(self) -> VerifierKey:
         return verifier_of(self._origin, self._key)
 
-    def update(self) -> Checkpoint:
-        """Add every new record and sign. LogError when a journal is broken; nothing is added."""
+    def update(self, end: int | None = None) -> Checkpoint:
+        """Add every new record and sign. LogError when a journal is broken; nothing is added.
+
+        `end` is how many bytes of the first journal's live file are sure to stay: what a disk may
+        still lose or refuse must not come under a checkpoint.
+        """
         before = {path: chain.state() for path, chain in self._chains.items()}
         edges = [list(edge) for edge in self._tree.edges]
         try:
-            runs = [run for path in self._journals for run in self._read(path)]
+            runs = [run for path in self._journals for run in self._read(path, end)]
             checkpoint = Checkpoint(self._origin, self._tree.size, self._tree.root())
             self._write(runs, checkpoint)
         except (LandlineError, OSError) as error:
@@ -108,11 +113,12 @@ class MerkleLog:
             raise LogError(f"cannot write the log {self._folder}: {error.strerror}") from error
         return checkpoint
 
-    def _read(self, path: Path) -> Iterator[Run]:
+    def _read(self, path: Path, end: int | None) -> Iterator[Run]:
         """Add what is new in one journal to the tree."""
         chain = self._chains[path]
         try:
-            for leaves in walk(path, chain):
+            own = path == self._journals[0]
+            for leaves in walk(path, chain, end=end if own else None):
                 if leaves:
                     start = self._tree.size
                     self._tree.extend(leaves)
@@ -122,7 +128,8 @@ class MerkleLog:
             if chain.sequence:
                 raise LogError(f"the journal {path} is gone; the log holds its records") from None
             return
-        if chain.broken is not None and chain.broken.torn_bytes:
+        broken = chain.broken
+        if broken is not None and broken.torn_bytes and broken.file == path.name:
             chain.broken = None  # its writer is in the middle of a line
         if chain.broken is not None:
             found = chain.broken
@@ -175,10 +182,17 @@ class MerkleLog:
     def _load(self) -> None:
         path = self._folder / "state.json"
         if not path.exists():
+            if (self._folder / "checkpoint").exists():
+                raise LogError(self._damaged("its state.json is gone"))
             return
         try:
             state = json.loads(path.read_text(encoding="utf-8"))
             checkpoint = parse_checkpoint(state["checkpoint"])
+            if checkpoint.origin != self._origin:
+                raise LogError(
+                    f"the log {self._folder} is {checkpoint.origin}, the settings say "
+                    f"{self._origin}: set audit.log_name to {checkpoint.origin}"
+                )
             open_checkpoint(state["checkpoint"], self._signed_by)
             self._index_bytes = state["index_bytes"]
             writers = {journal_writer(path): path for path in self._journals}
@@ -197,8 +211,9 @@ class MerkleLog:
 
     def _damaged(self, why: str) -> str:
         return (
-            f"the log {self._folder} cannot be continued: {why}; keep it as evidence under another "
-            "name, and it is built again from the journals"
+            f"the log {self._folder} cannot be continued: {why}; if a rotation of the keys was cut "
+            "short, run landline audit keys rotate again; else keep it as evidence under another "
+            "name, and it is built again from the journals (witnesses then begin anew)"
         )
 
 
@@ -226,6 +241,10 @@ def read_index(folder: Path, size: int, skip_bytes: int = 0) -> Iterator[Run]:
             file.seek(skip_bytes)
             for line in file:
                 start, count, writer, first = json.loads(line)
+                if not isinstance(writer, str) or not all(
+                    type(number) is int and number >= 0 for number in (start, count, first)
+                ):
+                    raise ValueError(f"{line!r} is no run of records")
                 if start >= size:
                     return
                 yield Run(start, count, writer, first)
@@ -233,9 +252,17 @@ def read_index(folder: Path, size: int, skip_bytes: int = 0) -> Iterator[Run]:
         raise LogError(f"the index of the log {folder} cannot be read: {error}") from error
 
 
-def leaf_of(runs: Sequence[Run], writer: str, sequence: int) -> int | None:
+def runs_by_writer(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """The runs of each writer, in order."""
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        found.setdefault(run.writer, []).append(run)
+    return found
+
+
+def leaf_of(runs: Mapping[str, Sequence[Run]], writer: str, sequence: int) -> int | None:
     """Where a record stands in the log; None when it is not under the checkpoint."""
-    own = [run for run in runs if run.writer == writer]
+    own = runs.get(writer, [])
     at = bisect.bisect_right(own, sequence, key=lambda run: run.first) - 1
     if at < 0 or sequence >= own[at].first + own[at].count:
         return None

@@ -41,18 +41,18 @@ def events(journal: Path) -> Iterator[Event]:
 
     A last line that is still being written is left out. FileNotFoundError without a journal.
     """
-    files = segments.all_of(journal)
-    if not files:
+    found = False
+    for segment, file in segments.opened(journal):
+        found = True
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield parse(line).event
+            except RecordError as error:
+                raise RecordError(f"{segment.path.name} line {number}: {error}") from error
+    if not found:
         raise FileNotFoundError(2, "there is no journal", str(journal))
-    for segment in files:
-        with segment.path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.endswith(b"\n"):
-                    return
-                try:
-                    yield parse(line).event
-                except RecordError as error:
-                    raise RecordError(f"{segment.path.name} line {number}: {error}") from error
 
 
 def calls(journal: Path) -> list[CallSummary]:

@@ -125,6 +125,8 @@ def parse(line: bytes) -> Record:
             raise RecordError("it is no record: it has other names than a record has")
         if not all(isinstance(data[name], str) for name in ("call_id", "type", "writer")):
             raise RecordError("it is no record: a name in it is no text")
+        if not isinstance(data["fields"], dict):
+            raise RecordError("it is no record: its fields are no object")
         record = chain(
             Event(
                 type=data["type"],

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from services.audit import keys
+from services.audit.chain import LOG_KEY_ROTATED
 from services.audit.journal import Journal
 from services.audit.log import MerkleLog
 from services.audit.notes import VerifierKey, parse_verifier_key, verifier_of
 from services.audit.records import Event
 from services.audit.sealer import Sealer
 from services.audit.seals import ROTATED
-from services.audit.verify import LOG_KEY_ROTATED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,6 +51,6 @@ def rotate(
     journals = [folder.journal, *(other / folder.journal.name for other in also)]
     log = MerkleLog(folder.log, origin=origin, key=key, journals=journals, signed_by=old)
     keys.save_signing_key(folder.signing_key, key)
+    log.update()  # the next start publishes the key of a checkpoint that is there
     folder.publish(origin, key)
-    log.update()
     return new

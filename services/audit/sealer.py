@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from services.audit import keys
-from services.audit.seals import new_key, seal_fields
+from services.audit.seals import new_key, retirement_fields, seal_fields
 from services.common.errors import LandlineError
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ class Sealer:
         self._clock = clock
         self._key = new_key(0)
         self._started_ms = clock.wall_ms()
+        self._unsaved = False
 
     @property
     def epoch(self) -> int:
@@ -59,7 +60,12 @@ class Sealer:
             )
 
     def fields(self, *, count: int, head: str) -> dict[str, Any]:
-        """The seal of the running epoch, made for what stands in the journal now."""
+        """The seal of the running epoch, made for what stands in the journal now.
+
+        OSError when its key could not be put on disk: a second seal would lose the place.
+        """
+        if self._unsaved:
+            self._save()
         return seal_fields(
             self._key,
             writer=self._writer,
@@ -72,8 +78,13 @@ class Sealer:
     def advance(self) -> None:
         """The seal is on disk: replace its key by the next."""
         self._key = self._key.next()
-        keys.save_seal_key(self._path, self._key)
         self._started_ms = self._clock.wall_ms()
+        self._unsaved = True
+        self._save()
+
+    def retirement(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """The fields of a record that retires files, with the running epoch's code."""
+        return retirement_fields(self._key, fields, writer=self._writer)
 
     def rotate(self, next_epoch: int | None) -> dict[str, Any]:
         """Begin a new series with a key that has nothing to do with the old ones.
@@ -84,6 +95,10 @@ class Sealer:
         keys.add_verification_key(self._verification, self._writer, self._key)
         keys.save_seal_key(self._path, self._key)
         return {"epoch": self._key.epoch, "commitment": self._key.commitment()}
+
+    def _save(self) -> None:
+        keys.save_seal_key(self._path, self._key)
+        self._unsaved = False
 
     def _begin(self, next_epoch: int | None) -> None:
         if next_epoch:

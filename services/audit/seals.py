@@ -67,9 +67,19 @@ def seal_fields(
     return {**fields, "mac": _mac(key, fields, writer)}
 
 
-def _mac(key: SealKey, fields: Mapping[str, Any], writer: str) -> str:
+def retirement_fields(key: SealKey, fields: Mapping[str, Any], *, writer: str) -> dict[str, Any]:
+    """The fields of a record that retires files, which nobody can write without the key."""
+    signed = {**fields, "epoch": key.epoch}
+    return {**signed, "mac": _mac(key, signed, writer, _RETIREMENT)}
+
+
+_SEAL = b"landline audit seal\n"
+_RETIREMENT = b"landline audit retirement\n"
+
+
+def _mac(key: SealKey, fields: Mapping[str, Any], writer: str, purpose: bytes = _SEAL) -> str:
     body = {name: value for name, value in fields.items() if name != "mac"}
-    text = b"landline audit seal\n" + canonical.dumps({**body, "writer": writer})
+    text = purpose + canonical.dumps({**body, "writer": writer})
     return hmac.new(key.key, text, hashlib.sha256).hexdigest()
 
 
@@ -92,6 +102,7 @@ class SealCheck:
         self.clock_set_back = 0
         self.last_ended_ms = 0
         self.last_count = 0
+        self._unknown_series: int | None = None
 
     def seal(self, fields: Mapping[str, Any], *, writer: str, count: int, head: str) -> str:
         """What is wrong with a seal that stands behind `count` records; empty when nothing is."""
@@ -106,12 +117,32 @@ class SealCheck:
         if key is None:
             self.unchecked += 1
         elif not hmac.compare_digest(_mac(key, fields, writer), mac):
-            return f"the seal of epoch {epoch} was not made with that epoch's key"
+            wrong = f"the seal of epoch {epoch} was not made with that epoch's key"
+            if self._unknown_series is not None and epoch >= self._unknown_series:
+                wrong += (
+                    f"; the journal says that a new series began at epoch {self._unknown_series}: "
+                    "give its verification key, too"
+                )
+            return wrong
         else:
             self.checked += 1
         self.clock_set_back += ended < self.last_ended_ms
         self.last_ended_ms, self.last_count = ended, count + 1
         self.next_epoch = epoch + 1
+        return ""
+
+    def retirement(self, fields: Mapping[str, Any], *, writer: str) -> str:
+        """Why a record that retires files is not to be believed; empty when it is."""
+        if not self._keys.get(writer):
+            return ""
+        epoch, mac = fields.get("epoch"), fields.get("mac")
+        if not isinstance(epoch, int) or not isinstance(mac, str):
+            return "it carries no code"
+        if self.next_epoch not in (None, epoch):
+            return f"it is of epoch {epoch} and stands in epoch {self.next_epoch}"
+        key = self.key_of(writer, epoch)
+        if key is not None and not hmac.compare_digest(_mac(key, fields, writer, _RETIREMENT), mac):
+            return f"it was not made with the key of epoch {epoch}"
         return ""
 
     def rotated(self, fields: Mapping[str, Any], *, writer: str) -> str:
@@ -120,6 +151,8 @@ class SealCheck:
         key = self._keys.get(writer, {}).get(epoch) if isinstance(epoch, int) else None
         if key is not None and key.commitment() != commitment:
             return f"the verification key from epoch {epoch} is another than the one announced"
+        if key is None and isinstance(epoch, int):
+            self._unknown_series = epoch
         self._key = None
         return ""
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+    from typing import BinaryIO
 
 _DIGITS = 12
 
@@ -29,6 +31,45 @@ def closed(live: Path) -> list[Segment]:
 def all_of(live: Path) -> list[Segment]:
     """Every file of the journal in order, the live one last, if it is there."""
     return [*closed(live), *([Segment(None, live)] if live.exists() else [])]
+
+
+def opened(live: Path) -> Iterator[tuple[Segment, BinaryIO]]:
+    """Every file of the journal in order, open for reading, the live one last, if it is there.
+
+    The journal may be rotated meanwhile: whatever the live file has become is read in its place.
+    FileNotFoundError when a file in the middle is retired before its turn.
+    """
+    done = -1
+    while True:
+        last = _open(live)
+        new = [
+            segment
+            for segment in closed(live)
+            if segment.first is not None and segment.first > done
+        ]
+        if not new:  # opened before the look at the names, so that nothing lies between the two
+            if last is not None:
+                with last:
+                    yield Segment(None, live), last
+            return
+        if last is not None:
+            last.close()
+        for segment in new:
+            file = _open(segment.path)
+            if file is None:
+                if done < 0:
+                    continue
+                raise FileNotFoundError(2, "it was retired meanwhile", str(segment.path))
+            with file:
+                yield segment, file
+            done = segment.first or 0
+
+
+def _open(path: Path) -> BinaryIO | None:
+    try:
+        return path.open("rb")
+    except FileNotFoundError:
+        return None
 
 
 def closed_path(live: Path, first: int) -> Path:
@@ -61,7 +102,8 @@ def sync_folder(folder: Path) -> None:
 def write_whole(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Replace a file: at any time the old one is there or the new one, which is then on disk."""
     temporary = path.with_name(f".{path.name}.new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    temporary.unlink(missing_ok=True)  # a crash's, or somebody's link to another place
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
         file.flush()

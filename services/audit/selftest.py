@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from services.audit import attacks, keys, reader
-from services.audit.check import Check, Evidence, Kind, Report
+from services.audit.check import Check
 from services.audit.journal import Journal
 from services.audit.layout import AuditFolder
 from services.audit.notes import VerifierKey, parse_verifier_key
 from services.audit.records import Event
+from services.audit.report import Evidence, Kind, Report
 from services.audit.sealer import Sealer
 from services.audit.verify_evidence import EvidenceFailedError
 from services.common.clock import ManualClock
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from services.audit.attacks import Attack
-    from services.audit.check import Witnessed
+    from services.audit.report import Witnessed
     from services.audit.seals import VerificationKeys
 
 _SAMPLE = 400

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from services.audit import seals, verify
+from services.audit import chain, seals
 from services.audit.records import Event, RecordError, prepare
 from services.common.errors import LandlineError
 from services.common.metrics import Counter, Gauge
@@ -33,10 +33,11 @@ _LOG_FAILED = Counter("landline_audit_log_failures", "Checkpoints that could not
 _SERVING = Gauge("landline_audit_serving", "1 while events are taken, 0 while there is no room")
 _CALL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _TYPE = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_MAX_TIME_MS = 253_402_300_800_000  # the end of the year 9999
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # Only the journal itself says these.
 _RESERVED = frozenset(
-    {seals.SEAL, seals.ROTATED, verify.RETIRED, verify.LOG_KEY_ROTATED, "journal_recovered"}
+    {seals.SEAL, seals.ROTATED, chain.RETIRED, chain.LOG_KEY_ROTATED, "journal_recovered"}
 )
 _GROUP = 2_000
 _CHECK_SPACE_MS = 1_000.0
@@ -50,7 +51,7 @@ class EventRefusedError(LandlineError):
 class Log(Protocol):
     """The Merkle log as this service needs it."""
 
-    def update(self) -> Checkpoint: ...
+    def update(self, end: int | None = None) -> Checkpoint: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,8 @@ class AuditService:
         self._upkeep = upkeep
         self._queue: asyncio.Queue[_Waiting] = asyncio.Queue(10_000)
         self._writing = asyncio.Lock()
+        self._ending = asyncio.Lock()
+        self._ended = False
         self._no_room = ""
 
     async def record(self, events: Sequence[Event]) -> Receipt:
@@ -108,8 +111,18 @@ class AuditService:
             if self._upkeep is not None:
                 group.create_task(self._keep(self._upkeep))
 
-    async def end_epoch(self) -> None:
-        """Seal the running epoch and put a checkpoint over it; a failure is logged and counted."""
+    async def end_epoch(self, *, last: bool = False) -> None:
+        """Seal the running epoch and put a checkpoint over it; a failure is logged and counted.
+
+        After the `last` one no other follows.
+        """
+        async with self._ending:
+            if not self._ended:
+                self._ended = last
+                await self._sign(await self._seal())
+
+    async def _seal(self) -> int | None:
+        """How many bytes of the live file are on disk; None when the disk refuses."""
         try:
             async with self._writing:
                 await asyncio.to_thread(self._journal.seal)
@@ -117,13 +130,17 @@ class AuditService:
                 if self._upkeep is not None and self._upkeep.retention_ms:
                     before = self._upkeep.clock.wall_ms() - self._upkeep.retention_ms
                     await asyncio.to_thread(self._journal.retire, before)
+                return await asyncio.to_thread(self._journal.sync)
         except (LandlineError, OSError) as error:
             _FAILED.inc()
             _log.error("seal_failed", reason=str(error))
-        if self._upkeep is None or self._upkeep.log is None:
+            return None
+
+    async def _sign(self, end: int | None) -> None:
+        if end is None or self._upkeep is None or self._upkeep.log is None:
             return
         try:
-            await asyncio.to_thread(self._upkeep.log.update)
+            await asyncio.to_thread(self._upkeep.log.update, end)
         except (LandlineError, OSError) as error:
             _LOG_FAILED.inc()
             _log.error("checkpoint_failed", reason=str(error))
@@ -206,7 +223,8 @@ class AuditService:
         ends_ms = upkeep.clock.now_ms() + upkeep.epoch_ms
         while True:
             with contextlib.suppress(LandlineError):  # told to on_serving and logged
-                await self._look_for_room()
+                async with self._writing:
+                    await self._look_for_room()
             wait_ms = min(_CHECK_SPACE_MS, ends_ms - upkeep.clock.now_ms())
             await asyncio.sleep(max(0.0, wait_ms) / 1000)
             if upkeep.clock.now_ms() >= ends_ms:
@@ -219,7 +237,7 @@ class AuditService:
             return
         try:
             await asyncio.to_thread(self._transcripts.add, records)
-        except OSError as error:
+        except (OSError, ValueError, OverflowError) as error:
             _TRANSCRIPT_FAILED.inc()
             _log.error("transcript_failed", reason=str(error))
 
@@ -233,6 +251,8 @@ def _prepared(event: Event) -> Prepared:
         problem = f"{event.type} is said by the journal itself only"
     elif event.call_id and not _CALL_ID.fullmatch(event.call_id):
         problem = f"{event.call_id!r} is no call id: use letters, digits, dot, dash and _"
+    elif not 0 <= event.time_unix_ms < _MAX_TIME_MS:
+        problem = f"{event.time_unix_ms} is no Unix time in milliseconds of the years 1970 to 9999"
     elif event.id and not _ID.fullmatch(event.id):
         problem = f"{event.id!r} is no event id: use letters, digits, dot, dash and _"
     else:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+_TRIES = 3
+
+
 class TileError(LandlineError):
     """A tile that is not there or not whole."""
 
@@ -53,17 +56,26 @@ class Tiles:
         return self._cached(level, number, count)
 
     def _read(self, level: int, number: int, count: int) -> list[bytes]:
-        full = self._folder / tile_path(level, number)
-        path = full
-        if not full.exists():
-            path = self._folder / tile_path(level, number, count)
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise TileError(f"the tile {path} cannot be read: {error.strerror}") from error
-        if len(data) % 32 or len(data) < count * 32:
-            raise TileError(f"the tile {path} is not whole")
-        return [data[at : at + 32] for at in range(0, count * 32, 32)]
+        path = self._folder / tile_path(level, number, count)
+        for _ in range(_TRIES):
+            for held in self._held(level, number, count):
+                path = self._folder / tile_path(level, number, held)
+                try:
+                    data = path.read_bytes()
+                except FileNotFoundError:
+                    continue
+                except OSError as error:
+                    raise TileError(f"the tile {path} cannot be read: {error.strerror}") from error
+                if len(data) != held * 32:
+                    raise TileError(f"the tile {path} is not whole")
+                return [data[at : at + 32] for at in range(0, count * 32, 32)]
+        raise TileError(f"the tile {path} cannot be read: it is not there")
+
+    def _held(self, level: int, number: int, count: int) -> list[int]:
+        """How many hashes the tile may hold now: while the log grows, longer ones replace it."""
+        part = (self._folder / tile_path(level, number, 1)).parent
+        found = [int(path.name) for path in part.glob("*") if path.name.isdecimal()]
+        return [TILE, count, *sorted(held for held in found if held > count)]
 
     def edges(self, size: int) -> list[list[bytes]]:
         """The unfinished tile of each level in a tree of this size."""

@@ -2,370 +2,22 @@
 
 from __future__ import annotations
 
-import gc
-from contextlib import contextmanager
-from dataclasses import dataclass
-from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import msgspec
-
-from services.audit import canonical, seals, segments
-from services.audit.records import (
-    GENESIS,
-    START,
-    TAIL_BYTES,
-    VERSION,
-    FutureVersionError,
-    RecordError,
-    parse,
-)
-from services.audit.seals import SealCheck
+from services.audit import segments
+from services.audit.chain import Chain, Retirements, Verdict
+from services.audit.records import RecordError, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
     from typing import BinaryIO
 
     from services.audit.segments import Segment
 
-RETIRED = "segments_retired"
-LOG_KEY_ROTATED = "log_key_rotated"
-_SPECIAL = frozenset({seals.SEAL, seals.ROTATED, RETIRED, LOG_KEY_ROTATED})
-_MAX_INTEGER = 2**53
-_TAIL = b',"~hash":"'
 _BLOCK_BYTES = 1 << 20
 _LAST_GONE = "the record that was verified last is not there any more"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """What the check found. When `ok` is False, `line` (from 1) of `file` and `reason` tell the
-    first break.
-
-    `records` and `head` speak of the unbroken part, which begins at record `first` when older ones
-    were retired. `torn` is the size of a last line without its end, which a crash leaves; it is
-    damage like any other until the journal's writer sets it aside. `future` means that a later
-    version of Landline wrote the file: nothing is known of it.
-    """
-
-    ok: bool
-    records: int
-    head: str
-    line: int | None = None
-    reason: str = ""
-    file: str = ""
-    good_bytes: int = 0
-    torn_bytes: int = 0
-    first: int = 0
-    future: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Break:
-    """Where the chain is broken."""
-
-    file: str
-    line: int
-    reason: str
-    torn_bytes: int = 0
-    future: bool = False
-
-
-class _Line(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """A line as the quick check reads it."""
-
-    after: str
-    call_id: str
-    fields: msgspec.Raw
-    seq: int
-    time_unix_ms: int
-    type: str
-    v: int
-    writer: str
-    hash: str = msgspec.field(name="~hash")
-    id: str = ""
-
-
-_decode_line = msgspec.json.Decoder(_Line).decode
-_decode_fields = msgspec.json.Decoder(dict[str, Any]).decode
-
-
-@dataclass(slots=True)
-class Retirements:
-    """What the journal says of records that are no longer there."""
-
-    first: int = 0
-    head: str = GENESIS
-    vouched: bool = True
-
-    def see(self, fields: Any) -> None:
-        if fields.get("next") == self.first and fields.get("head") == self.head:
-            self.vouched = True
-
-
-class Chain:
-    """A place in a journal, and the check of what follows it.
-
-    `head` is the hash of the last record, `sequence` the number of the next. The first break stays
-    in `broken`, and nothing after it is looked at. `good_bytes` counts the sound lines of the file
-    that is being read. Hashes are over the lines' bytes, so that they and the order of the records
-    are always checked as they stand; `form` adds whether every line is canonical JSON.
-    """
-
-    def __init__(
-        self,
-        *,
-        sequence: int = 0,
-        head: str = GENESIS,
-        writer: str | None = None,
-        seal_check: SealCheck | None = None,
-        form: bool = True,
-    ) -> None:
-        self.sequence = sequence
-        self.head = head
-        self.writer = writer
-        self._form = form
-        self.seals = seal_check or SealCheck()
-        self.retirements = Retirements()
-        self.log_keys: list[dict[str, Any]] = []
-        self.broken: Break | None = None
-        self.good_bytes = 0
-        self.version = 0
-        self.file_first = sequence
-        self._file = ""
-        self._line = 0
-
-    def enter(self, name: str) -> None:
-        """What follows stands in this file, from its beginning."""
-        self._file, self._line, self.good_bytes, self.version = name, 0, 0, 0
-        self.file_first = self.sequence
-
-    def resume(self, name: str) -> None:
-        """What follows stands in the file where this chain has been before."""
-        self._file, self._line = name, self.sequence - self.file_first
-
-    def break_here(self, name: str, reason: str) -> None:
-        """The chain is broken for another reason than a record's content."""
-        self.broken = Break(file=name, line=self._line + 1, reason=reason)
-
-    def state(self) -> dict[str, Any]:
-        """Everything that is needed to go on from here later, as JSON."""
-        return {
-            "sequence": self.sequence,
-            "head": self.head,
-            "writer": self.writer,
-            "file_first": self.file_first,
-            "good_bytes": self.good_bytes,
-            "version": self.version,
-            "next_epoch": self.seals.next_epoch,
-            "last_ended_ms": self.seals.last_ended_ms,
-            "last_count": self.seals.last_count,
-            "first": self.retirements.first,
-        }
-
-    @classmethod
-    def from_state(
-        cls, state: dict[str, Any], seal_check: SealCheck | None = None, *, form: bool = True
-    ) -> Chain:
-        """The chain that `state` was taken from. KeyError or TypeError when it is none."""
-        chain = cls(
-            sequence=state["sequence"],
-            head=state["head"],
-            writer=state["writer"],
-            seal_check=seal_check,
-            form=form,
-        )
-        chain.file_first, chain.good_bytes = state["file_first"], state["good_bytes"]
-        chain.version = state["version"]
-        chain.seals.next_epoch = state["next_epoch"]
-        chain.seals.last_ended_ms = state["last_ended_ms"]
-        chain.seals.last_count = state["last_count"]
-        chain.retirements.first = state["first"]
-        return chain
-
-    def check(self, lines: Sequence[bytes]) -> list[bytes]:
-        """Check lines of the file; the hashes of the sound ones, as leaves of the Merkle log."""
-        if not lines or self.broken:
-            return []
-        if self.version == 0:
-            self.version = 2 if lines[0].startswith(START) else 1
-        if self.version == 1:
-            self._check_slowly(lines)
-            return []
-        with _without_gc():
-            return self._check_quickly(lines)
-
-    def _check_quickly(self, lines: Sequence[bytes]) -> list[bytes]:
-        """Each record's place and hash; whatever looks odd is looked at closely."""
-        decode, special = _decode_line, _SPECIAL
-        block = b"".join(lines)
-        wide = not block.isascii() and canonical.has_wide(block)
-        form = self._form or not _is_text(block)
-        hashes: list[bytes] = []
-        head, sequence, writer = self.head, self.sequence, self.writer
-        for line in lines:
-            digest = sha256(b"\0" + line[:-TAIL_BYTES] + b"}").digest()
-            found = digest.hex()
-            try:
-                record = decode(line)
-                sound = (
-                    record.hash == found
-                    and record.after == head
-                    and record.seq == sequence
-                    and record.writer == writer
-                    and record.v == VERSION
-                    and record.type not in special
-                    and line[-TAIL_BYTES:-67] == _TAIL
-                )
-                if form and sound:
-                    sound = not wide and _is_canonical(record, line)
-            except (msgspec.MsgspecError, ValueError):
-                sound = False
-            if not sound:
-                self.head, self.sequence = head, sequence
-                reason, future = self._look_closely(line)
-                if reason:
-                    torn = 0 if line.endswith(b"\n") else len(line)
-                    number = self._line + len(hashes) + 1
-                    self.broken = Break(
-                        file=self._file, line=number, reason=reason, torn_bytes=torn, future=future
-                    )
-                    lines = lines[: len(hashes)]
-                    break
-                writer = self.writer
-            hashes.append(digest)
-            head = found
-            sequence += 1
-        self.head, self.sequence = head, sequence
-        self._line += len(hashes)
-        self.good_bytes += len(block) if not self.broken else sum(map(len, lines))
-        return hashes
-
-    def _check_slowly(self, lines: Sequence[bytes]) -> None:
-        for line in lines:
-            reason, future = self._look_closely(line)
-            if reason:
-                torn = 0 if line.endswith(b"\n") else len(line)
-                self.broken = Break(
-                    file=self._file,
-                    line=self._line + 1,
-                    reason=reason,
-                    torn_bytes=torn,
-                    future=future,
-                )
-                return
-            self.head = parse(line).hash
-            self.sequence += 1
-            self._line += 1
-            self.good_bytes += len(line)
-
-    def _look_closely(self, line: bytes) -> tuple[str, bool]:
-        """What is wrong with the next line, and whether it is merely of a later version."""
-        if not line.endswith(b"\n"):
-            return "the last line is torn", False
-        try:
-            record = parse(line)
-        except FutureVersionError as error:
-            # Only a whole file can be of a later version.
-            first = self._line == 0 and self.version == 1
-            return (str(error), True) if first else ("it is of another version", False)
-        except RecordError as error:
-            return str(error), False
-        if record.version != self.version:
-            return "it is of another version than the lines before it", False
-        reason = _misplaced(record.sequence, record.prev, self.sequence, self.head)
-        if not reason and self.writer not in (None, record.writer):
-            reason = f"it was written by {record.writer!r}, the others by {self.writer!r}"
-        if reason:
-            return reason, False
-        self.writer = record.writer
-        return self._special(record.event.type, record.event.fields), False
-
-    def _special(self, type_: str, fields: dict[str, Any]) -> str:
-        if self.version == 1 or type_ not in _SPECIAL:
-            return ""
-        if type_ == seals.SEAL:
-            writer = self.writer or ""
-            return self.seals.seal(fields, writer=writer, count=self.sequence, head=self.head)
-        if type_ == seals.ROTATED:
-            return self.seals.rotated(fields, writer=self.writer or "")
-        if type_ == RETIRED:
-            self.retirements.see(fields)
-        else:
-            self.log_keys.append(fields)
-        return ""
-
-    def verdict(self) -> Verdict:
-        """What has been found so far."""
-        found = self.broken
-        if found is None and not self.retirements.vouched:
-            reason = (
-                f"the journal begins with record {self.retirements.first}, and nothing on record "
-                "says that the ones before were retired"
-            )
-            found = Break(file=self._file, line=1, reason=reason)
-        common = {"records": self.sequence, "head": self.head, "good_bytes": self.good_bytes}
-        first = self.retirements.first
-        if found is None:
-            return Verdict(ok=True, first=first, **common)  # type: ignore[arg-type]
-        return Verdict(
-            ok=False,
-            first=first,
-            line=found.line,
-            reason=found.reason,
-            file=found.file,
-            torn_bytes=found.torn_bytes,
-            future=found.future,
-            **common,  # type: ignore[arg-type]
-        )
-
-
-def _is_text(block: bytes) -> bool:
-    """Whether this is UTF-8, which the JSON reader does not look at in what it passes over."""
-    try:
-        block.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _is_canonical(record: _Line, line: bytes) -> bool:
-    """Whether a record that was read from a line is written as that line; False when unsure."""
-    raw = bytes(record.fields)
-    fields = _decode_fields(raw)
-    for value in fields.values():
-        kind = value.__class__
-        if kind is float:
-            if value % 1 == 0 or not 1e-3 < value < 1e12:
-                return False
-        elif kind is int:
-            if not -_MAX_INTEGER < value < _MAX_INTEGER:
-                return False
-        elif (kind is dict or kind is list) and not canonical.is_plain(value):
-            return False
-    named = f',"id":"{record.id}"' if record.id else ""
-    front = f'{{"after":"{record.after}","call_id":"{record.call_id}","fields":'
-    back = (
-        f'{named},"seq":{record.seq},"time_unix_ms":{record.time_unix_ms},"type":"{record.type}",'
-        f'"v":{record.v},"writer":"{record.writer}","~hash":"{record.hash}"}}\n'
-    )
-    return (
-        canonical.encode_plain(fields) == raw
-        and b"%b%b%b" % (front.encode(), raw, back.encode()) == line
-    )
-
-
-@contextmanager
-def _without_gc() -> Iterator[None]:
-    """Reading a million records makes no cycles, and looking for them took a third of the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+_FILE_GONE = "the file that was verified last is gone"
 
 
 def verify_file(path: Path) -> Verdict:
@@ -384,82 +36,121 @@ def verify_lines(lines: Iterable[bytes]) -> Verdict:
 
 
 def walk(
-    live: Path, chain: Chain, on_bytes: Callable[[int], None] = lambda _count: None
+    live: Path,
+    chain: Chain,
+    on_bytes: Callable[[int], None] = lambda _count: None,
+    end: int | None = None,
 ) -> Iterator[list[bytes]]:
     """Check a journal from where `chain` stands; leaf hashes of what is sound, block by block.
 
     Ends at the first break, which is then in `chain.broken`. A new chain begins with the first file
     there is; one that has stood in a file before goes on in that file, whatever it is called now.
+    `end` is where to stop in the live file, in bytes at a line's end. The journal may be written
+    and rotated meanwhile. FileNotFoundError without a journal.
     """
-    files = segments.all_of(live)
-    if not files:
-        raise FileNotFoundError(2, "there is no journal", str(live))
-    if chain.sequence == 0:
-        _begin(files[0], chain)
-        resumed = False
-    else:
-        files = _files_from(files, chain)
-        resumed = True
-    for segment in files:
-        with segment.path.open("rb") as file:
-            if resumed:
-                _resume(file, chain, segment)
-                resumed = False
-            else:
-                chain.enter(segment.path.name)
-                if segment.first not in (None, chain.sequence):
-                    chain.break_here(
-                        segment.path.name,
-                        f"it should begin with record {chain.sequence}: files are missing, or "
-                        "stand in each other's place",
-                    )
-            yield from walk_file(file, chain, on_bytes)
+    found, started = False, False
+    before: Segment | None = None
+    for segment, file in segments.opened(live):
+        found = True
+        if started:
+            _enter(chain, segment)
+        elif chain.sequence == 0:
+            _begin(file, chain)
+            _enter(chain, segment)
+            started = True
+        else:
+            started = _resume(segment, file, chain, before)
+            before = segment
+        if started and not chain.broken:
+            yield from walk_file(file, chain, on_bytes, end if segment.first is None else None)
         if chain.broken:
             return
+    if not found:
+        raise FileNotFoundError(2, "there is no journal", str(live))
+    if not started:
+        chain.break_here(live.name, _FILE_GONE)
 
 
 def walk_file(
-    file: BinaryIO, chain: Chain, on_bytes: Callable[[int], None] = lambda _count: None
+    file: BinaryIO,
+    chain: Chain,
+    on_bytes: Callable[[int], None] = lambda _count: None,
+    end: int | None = None,
 ) -> Iterator[list[bytes]]:
-    """Check the rest of one file, block by block."""
-    while not chain.broken and (lines := file.readlines(_BLOCK_BYTES)):
+    """Check the rest of one file, or what stands before `end`, block by block."""
+    while not chain.broken:
+        size = _BLOCK_BYTES if end is None else min(_BLOCK_BYTES, end - file.tell())
+        lines = file.readlines(size) if size > 0 else []
+        if not lines:
+            return
         yield chain.check(lines)
         on_bytes(sum(map(len, lines)))
 
 
-def _files_from(files: list[Segment], chain: Chain) -> list[Segment]:
-    """The files from the one on in which the chain stands; none when that is gone."""
-    firsts = [first_sequence(item) for item in files]
-    if firsts[-1] is None and chain.file_first == chain.sequence:
-        firsts[-1] = chain.sequence  # the live file was empty then, and still is
-    if chain.file_first not in firsts:
-        chain.break_here(files[0].path.name, "the file that was verified last is gone")
-        return []
-    at = firsts.index(chain.file_first)
-    if chain.file_first == chain.sequence and at > 0:
-        before = segments.last_line(files[at - 1].path)
-        if chain.head.encode() not in before:
-            chain.break_here(files[at - 1].path.name, _LAST_GONE)
-            return []
-    return files[at:]
+def _enter(chain: Chain, segment: Segment) -> None:
+    chain.enter(segment.path.name)
+    if segment.first not in (None, chain.sequence):
+        chain.break_here(
+            segment.path.name,
+            f"it should begin with record {chain.sequence}: files are missing, or stand in each "
+            "other's place",
+        )
 
 
-def _resume(file: BinaryIO, chain: Chain, segment: Segment) -> None:
-    """Stand behind the last record that was verified, which must still be there."""
+def _begin(file: BinaryIO, chain: Chain) -> None:
+    """Older records may have been retired: then the chain begins with the first that is left."""
+    line = file.readline()
+    file.seek(0)
+    try:
+        record = parse(line)
+    except RecordError:
+        record = None  # the walk will meet it and say so
+    if record is None or record.version == 1 or not record.sequence:
+        # Whoever holds a later key must not be able to leave out the epochs before it.
+        chain.seals.next_epoch = 0
+        return
+    chain.sequence, chain.head = record.sequence, record.prev
+    chain.seals.next_epoch = None
+    chain.retirements = Retirements(record.sequence, record.prev, vouched=False)
+
+
+def _resume(segment: Segment, file: BinaryIO, chain: Chain, before: Segment | None) -> bool:
+    """Stand behind the record that was verified last, if it is in this file.
+
+    It must still be there, unless its file has been retired since.
+    """
+    first = segment.first if segment.first is not None else _first_sequence(file)
+    if first is None and chain.file_first == chain.sequence:
+        first = chain.sequence  # the live file was empty then, and still is
+    if first is not None and first < chain.file_first:
+        return False
+    if first != chain.file_first:
+        if first is not None and before is None and first >= chain.sequence:
+            _begin(file, chain)
+            _enter(chain, segment)
+        else:
+            chain.break_here(segment.path.name, _FILE_GONE)
+        return True
+    if (
+        chain.file_first == chain.sequence
+        and before is not None
+        and chain.head.encode() not in segments.last_line(before.path)
+    ):
+        chain.break_here(before.path.name, _LAST_GONE)
+        return True
     chain.resume(segment.path.name)
-    end = b'"~hash":"%b"}\n' % chain.head.encode()
-    file.seek(max(0, chain.good_bytes - len(end)))
-    if chain.good_bytes and chain.version == 2 and file.read(len(end)) != end:
+    tail = b'"~hash":"%b"}\n' % chain.head.encode()
+    file.seek(max(0, chain.good_bytes - len(tail)))
+    if chain.good_bytes and chain.version == 2 and file.read(len(tail)) != tail:
         chain.break_here(segment.path.name, _LAST_GONE)
     file.seek(chain.good_bytes)
+    return True
 
 
-def first_sequence(segment: Segment) -> int | None:
+def _first_sequence(file: BinaryIO) -> int | None:
     """The number of a file's first record; None when it has none that can be read."""
-    if segment.first is not None:
-        return segment.first
-    with segment.path.open("rb") as file:
-        line = file.readline()
+    line = file.readline()
+    file.seek(0)
     try:
         return parse(line).sequence if line else None
     except RecordError:
@@ -468,31 +159,10 @@ def first_sequence(segment: Segment) -> int | None:
 
 def writer_of(live: Path) -> str | None:
     """Who writes a journal, as its first record says; None when there is none that can be read."""
-    for segment in segments.all_of(live):
-        with segment.path.open("rb") as file:
-            line = file.readline()
-        if line:
+    for _, file in segments.opened(live):
+        if line := file.readline():
             try:
                 return parse(line).writer
             except RecordError:
                 return None
     return None
-
-
-def _begin(segment: Segment, chain: Chain) -> None:
-    """Older records may have been retired: then the chain begins with the first that is left."""
-    with segment.path.open("rb") as file:
-        line = file.readline()
-    try:
-        record = parse(line)
-    except RecordError:
-        return  # the walk will meet it and say so
-    if record.sequence and record.version > 1:
-        chain.sequence, chain.head = record.sequence, record.prev
-        chain.retirements = Retirements(record.sequence, record.prev, vouched=False)
-
-
-def _misplaced(sequence: int, prev: str, expected: int, head: str) -> str:
-    if sequence != expected:
-        return f"it is number {sequence} where number {expected} belongs"
-    return "" if prev == head else "it does not follow the record before it"

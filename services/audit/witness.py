@@ -6,7 +6,6 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from services.audit.check import Witnessed
 from services.audit.merkle import consistency_holds, consistency_proof
 from services.audit.notes import (
     Checkpoint,
@@ -17,6 +16,7 @@ from services.audit.notes import (
     parse_verifier_key,
     witness_of,
 )
+from services.audit.report import Witnessed
 from services.audit.segments import write_whole
 from services.audit.tiles import TileError, Tiles, TreeReader
 from services.common.errors import LandlineError
@@ -139,7 +139,7 @@ def witnessed(path: Path) -> Witnessed:
     if state is None:
         raise WitnessError(f"there is no witness's state at {path}")
     found = state.checkpoint
-    return Witnessed(where=str(path), size=found.size, root=found.root)
+    return Witnessed(where=str(path), size=found.size, root=found.root, origin=found.origin)
 
 
 def printed(text: str) -> Witnessed:

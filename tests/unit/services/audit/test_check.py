@@ -16,13 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.audit import attacks, evidence, keys, selftest, verify_evidence, witness
-from services.audit.check import Check, Evidence, Kind, Report
+from services.audit.check import Check
 from services.audit.journal import Journal
 from services.audit.layout import AuditFolder
 from services.audit.log import LogError, MerkleLog
 from services.audit.merkle import leaf_hash, root_of
 from services.audit.notes import open_checkpoint, parse_verifier_key
 from services.audit.records import Event
+from services.audit.report import Evidence, Kind, Report
 from services.audit.rotation import rotate
 from services.audit.sealer import Sealer
 from services.audit.verify_evidence import EvidenceFailedError
@@ -341,6 +342,12 @@ def test_a_call_s_evidence_is_verified_by_a_script_without_packages(
     assert "Cannot show: that the writer recorded what really happened" in done.stdout
     stranger = str(parse_verifier_key(region.first.verifier.read_text()))
     assert run_script(file, "--key", stranger.replace("test", "tset")).returncode == 3
+    file.write_text(json.dumps({**found, "cannot_show": ["\x1b[2Jnothing"]}))
+    done = run_script(file)
+    assert "Cannot show: that no other record" in done.stdout
+    assert "\x1b" not in done.stdout, "what cannot be shown is not the file's to say"
+    file.write_text('{"format":"landline-evidence-1","verifier_key":1}')
+    assert run_script(file).returncode == 1
     file.write_text("{}")
     assert run_script(file).returncode == 1
 

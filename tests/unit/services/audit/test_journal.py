@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import resource
 import signal
 from pathlib import Path
@@ -269,3 +271,68 @@ def test_a_hole_of_zeros_left_by_a_crash_is_never_passed_over(tmp_path: Path) ->
     path.write_bytes(lines[0] + bytes(len(lines[1])) + lines[2])
     with pytest.raises(JournalError, match="damaged at line 2"):
         open_journal(path)
+
+
+def test_an_id_inside_of_an_event_s_fields_is_not_taken_for_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal = open_journal(path)
+    fields = {"inner": {"a": 1, "id": "other", "seq": 3}, "text": ',"id":"text","seq":'}
+    journal.append([Event(type="caller_said", time_unix_ms=1, fields=fields)])
+    journal.append([Event(type="caller_said", time_unix_ms=1, fields=fields, id="own")])
+    journal.close()
+    journal = open_journal(path)
+    assert [journal.has(name) for name in ("own", "other", "text")] == [True, False, False]
+    journal.close()
+
+
+@pytest.mark.parametrize("fsync", [True, False])
+def test_what_could_not_be_synced_is_in_the_journal_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, fsync: bool
+) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal = open_journal(path, fsync=fsync)
+    journal.append([said("one")])
+
+    def fail(_file: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("services.audit.journal.os.fsync", fail)
+        with pytest.raises(JournalError, match="Input/output error"):
+            journal.append([Event(type="call_started", time_unix_ms=1)])
+    if fsync:
+        journal.append([said("two")])
+    else:  # "one" was acknowledged before it was on disk: only reading it again can tell
+        with pytest.raises(JournalError, match="may have lost records"):
+            journal.append([said("two")])
+    journal.close()
+    assert [event.fields for event in reader.events(path)] == (
+        [{"text": "one"}, {"text": "two"}] if fsync else [{"text": "one"}]
+    )
+
+
+def test_a_crash_before_the_torn_line_is_put_on_record_is_made_good(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal = open_journal(path)
+    journal.append([said("one")])
+    journal.close()
+    path.with_suffix(".torn-1").write_bytes(b"half a line")  # set aside, and then the power went
+    open_journal(path).close()
+    open_journal(path).close()
+    types = [event.type for event in reader.events(path)]
+    assert types == ["caller_said", "journal_recovered"]
+
+
+def test_a_journal_that_was_moved_away_is_not_written_on(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal = open_journal(path)
+    journal.append([said("one")])
+    path.rename(tmp_path / "away")
+    with pytest.raises(JournalError, match="cannot be seen"):
+        journal.check_space()
+    path.write_bytes(b"")
+    with pytest.raises(JournalError, match="was replaced by another file"):
+        journal.check_space()
+    with pytest.raises(JournalError, match="was replaced by another file"):
+        journal.append([said("two")])
+    journal.close()

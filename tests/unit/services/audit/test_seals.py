@@ -7,7 +7,7 @@ import pytest
 from services.audit import keys
 from services.audit.journal import Journal
 from services.audit.keys import KeyFileError
-from services.audit.records import Event, parse
+from services.audit.records import Event, chain, parse
 from services.audit.sealer import Sealer, SealerError
 from services.audit.seals import SealCheck, SealKey, new_key, seal_fields
 from services.audit.verify import Chain, Verdict, verify_file, walk
@@ -223,3 +223,52 @@ def test_retired_files_are_vouched_for_by_the_journal_itself(site: Site) -> None
     site.open(segment_bytes=2_000).close()
     files[-1].unlink()
     assert "nothing on record says" in verify_file(site.path).reason
+
+
+def test_a_retirement_that_the_writer_did_not_make_is_not_believed(site: Site) -> None:
+    journal = site.open(segment_bytes=1_000)
+    for number in range(30):
+        journal.append([said(f"{number} " + "x" * 200)])
+        journal.rotate()
+    files = sorted(site.path.parent.glob("journal-*.jsonl"))
+    kept = parse(files[-1].read_bytes().splitlines(keepends=True)[0])
+    journal.append([said("last")])
+    fields = {"next": kept.sequence, "head": kept.prev, "files": len(files) - 1}
+    for forged in (
+        fields,
+        {**fields, "epoch": journal.next_epoch, "mac": "00" * 32},
+        {**fields, "epoch": 0, "mac": "00" * 32},
+    ):
+        whole = site.path.read_bytes()
+        last = parse(whole.splitlines(keepends=True)[-1])
+        event = Event(type="segments_retired", time_unix_ms=1, fields=forged)
+        made = chain(event, sequence=last.sequence + 1, writer="w", prev=last.hash)
+        site.path.write_bytes(whole + made.line())
+        for path in files[:-1]:
+            path.unlink(missing_ok=True)
+        verdict, _ = site.check()
+        assert "not to be believed" in verdict.reason
+        site.path.write_bytes(whole)
+    journal.close()
+
+
+def test_no_second_seal_while_the_next_key_is_not_on_disk(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = site.open()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("services.audit.sealer.keys.save_seal_key", full)
+        for _ in range(3):
+            with pytest.raises(OSError, match="No space"):
+                journal.seal()
+    assert journal.records == 1
+    journal.close()  # as after a crash: the journal has the seal, the key is that of before
+    journal = site.open()
+    journal.seal()
+    journal.close()
+    verdict, seals = site.check()
+    assert (verdict.ok, seals.checked) == (True, 2)

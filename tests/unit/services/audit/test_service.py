@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from services.audit import reader
+from services.audit import reader, segments
 from services.audit.journal import Journal, JournalError
 from services.audit.records import Event
 from services.audit.sealer import Sealer
@@ -54,6 +54,8 @@ async def test_requests_that_wait_together_keep_their_order_and_their_receipts(
         event("Not A Type"),
         event("caller_said", call_id="../../etc/passwd"),
         event("caller_said", value=float("inf")),
+        replace(event("caller_said"), time_unix_ms=2**52),
+        replace(event("caller_said"), time_unix_ms=-1),
     ],
 )
 async def test_what_is_no_event_is_refused_and_nothing_of_it_written(
@@ -159,3 +161,23 @@ async def test_epochs_end_in_time_also_when_nothing_happens(tmp_path: Path) -> N
     journal.close()
     types = {item.type for item in reader.events(tmp_path / "journal.jsonl")}
     assert types == {"epoch_sealed"}
+
+
+async def test_a_damaged_full_file_stops_neither_writing_nor_seals(tmp_path: Path) -> None:
+    clock = ManualClock()
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path, writer="w", clock=clock, fsync=False, segment_bytes=500)
+    service = AuditService(journal, None, Upkeep(clock=clock, epoch_ms=1e9, retention_ms=1))
+    running = asyncio.create_task(service.run())
+    for _ in range(3):
+        await service.record([event("caller_said", text="x" * 600)])
+        journal.rotate()
+    oldest = segments.closed(path)[0].path
+    oldest.write_bytes(oldest.read_bytes()[:-5])
+    await service.end_epoch()
+    assert oldest.exists()
+    assert (await service.record([event("agent_said")])).last_sequence == 3
+    await service.end_epoch(last=True)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    journal.close()
