@@ -70,9 +70,7 @@ class Check:
             if stream.live in seal_keys:
                 self._check_seal_key(stream, *seal_keys[stream.live])
             elif self._evidence.seal_key is not None and stream.chain.seals.next_epoch:
-                what = (
-                    "its seal key is not here: only a witness can tell whether its end is missing"
-                )
+                what = "its seal key is not here: only a witness can tell if its end is missing"
                 report.add(Kind.WARNING, stream.live, what)
         self._check_writers()
         report.cannot_detect = cannot_detect(self._evidence, report)

@@ -280,9 +280,15 @@ class Journal:
 
     def _close_file(self) -> None:
         os.fsync(self._file)
+        full = segments.closed_path(self.path, self._first)
+        self.path.rename(full)
+        try:
+            new = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o640)
+        except OSError:
+            full.rename(self.path)  # what we hold stays the live file
+            raise
         os.close(self._file)
-        self.path.rename(segments.closed_path(self.path, self._first))
-        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o640)
+        self._file = new
         segments.sync_folder(self.path.parent)
         self._first, self._size = self._sequence, 0
 
