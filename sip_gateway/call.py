@@ -31,6 +31,7 @@ from sip_gateway.events import (
     TransferProgressed,
 )
 from sip_gateway.hold import Hold
+from sip_gateway.limits import Direction
 from sip_gateway.media.call_media import CallMedia
 from sip_gateway.reception import Reception
 from sip_gateway.sdp import first_common_codec
@@ -92,20 +93,23 @@ class Call:
         route: Route,
         context: CallContext,
         *,
-        direction: m.Direction = m.Direction.INBOUND,
+        direction: Direction = Direction.INBOUND,
+        call_id: str = "",
+        codec: str = "",
     ) -> None:
         """An outbound call comes here answered; `invite` says what the agent would see of it."""
-        self.call_id = new_call_id(context.clock.wall_ms())
+        self.call_id = call_id or new_call_id(context.clock.wall_ms())
         self._leg = leg
         self._invite = invite
         self._trunk = trunk
         self._route = route
         self._direction = direction
+        self._codec = codec
         self._context = context
         self._log = structlog.get_logger().bind(call_id=self.call_id)
         self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._leg_ended = asyncio.Event()
-        outbound = direction is m.Direction.OUTBOUND
+        outbound = direction is Direction.OUTBOUND
         self._answered_at_ms: float | None = context.clock.now_ms() if outbound else None
         self._heard_a_mark = False
         self._held = False
@@ -119,7 +123,7 @@ class Call:
             log=self._log,
         )
         self._keys = Keys(trunk.dtmf)
-        self._hold = Hold(leg, we_called=direction is m.Direction.OUTBOUND, log=self._log)
+        self._hold = Hold(leg, we_called=direction is Direction.OUTBOUND, log=self._log)
         self._transfers = Transfers(
             leg,
             context.config.transfer_allow,
@@ -188,7 +192,7 @@ class Call:
             caller=dids.e164(self._invite.caller, self._context.config.country),
             callee=self._route.number,
             trunk=self._trunk.name,
-            codec=first_common_codec(self._invite.body, codecs),
+            codec=self._codec or first_common_codec(self._invite.body, codecs),
             region=self._route.region or self._context.region,
             agent=self._route.agent,
             direction=self._direction,

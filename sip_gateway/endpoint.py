@@ -13,6 +13,7 @@ import socket
 import threading
 from collections import deque
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pjsua2 as pj
@@ -37,7 +38,7 @@ from sip_gateway.trunk import Transport
 
 if TYPE_CHECKING:
     import ipaddress
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from sip_gateway.events import Invite, Refusal
     from sip_gateway.media.port import MediaTap
@@ -186,18 +187,24 @@ class Endpoint:
         account: str,
         tap: MediaTap | None,
         on_event: Callable[..., None],
+        caller: str = "",
+        headers: Mapping[str, str] = MappingProxyType({}),
         sources: SourcePolicy = NOBODY_LOCKED,
     ) -> Leg:
-        """Send an INVITE to `uri`; what becomes of it comes as events."""
+        """Send an INVITE to `uri`; what becomes of it comes as events.
+
+        `caller` is the URI in From, in place of the account's own.
+        """
         leg = Leg(self, next(self._numbers))
-        leg.tap, leg.on_event, leg.sources = tap, on_event, sources
+        leg.tap, leg.on_event = tap, on_event
+        leg.trunk, leg.sources = account, sources
         leg.jitter = self.config.jitter_of.get(account, self.config.jitter)
 
         def place() -> None:
             call = PjCall(self, self._accounts[account], leg)
             self._calls[leg.number] = call
             try:
-                call.makeCall(uri, pj.CallOpParam(True))
+                call.send_invite(uri, caller, headers)
             except pj.Error:
                 self._calls.pop(leg.number, None)
                 raise

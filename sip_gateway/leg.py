@@ -36,7 +36,7 @@ from sip_gateway.media.source_lock import NOBODY_LOCKED, SourcePolicy
 from sip_gateway.source_filter import dialog_peers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from sip_gateway.config import EndpointConfig
     from sip_gateway.media.port import MediaPort, MediaTap
@@ -201,6 +201,13 @@ class PjCall(pj.Call):  # type: ignore[misc]
 
     # -- commands ---------------------------------------------------------------------------
 
+    def send_invite(self, uri: str, caller: str, headers: Mapping[str, str]) -> None:
+        parameters = pj.CallOpParam(True)
+        parameters.txOption.localUri = caller
+        for name, value in headers.items():
+            _add_header(parameters, name, value)
+        self.makeCall(uri, parameters)
+
     def send_answer(self, sip_status: int) -> None:
         parameters = pj.CallOpParam()
         parameters.statusCode = sip_status
@@ -289,7 +296,9 @@ class PjCall(pj.Call):  # type: ignore[misc]
     def _transaction_changed(self, prm: Any) -> None:
         self._believe_peer(prm.e.body.tsxState)
         self._set_route(prm.e.body.tsxState.tsx)
-        event = in_dialog.asked(prm) or (in_dialog.refused(prm) if self._confirmed else None)
+        event = in_dialog.asked(prm) or (
+            in_dialog.refused(prm) if self._confirmed else in_dialog.proceeding(prm)
+        )
         if event is not None:
             self._post(event)
 

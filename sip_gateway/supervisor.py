@@ -12,7 +12,8 @@ from services.common import metrics
 from services.common.addresses import HostPort
 from services.common.clock import SystemClock
 from services.common.process import announce
-from sip_gateway import telemetry
+from sip_gateway import dial_server, telemetry
+from sip_gateway.dial_server import DialRelay
 from sip_gateway.edge.keeper import EdgeKeeper
 from sip_gateway.edge.plan import CLOSED, EdgePlan, Seat, edge_trunks
 from sip_gateway.edge.ports import EVERY_ADDRESS, ReservedPorts, own_address
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from services.common.config import ConfigFile
+    from services.common.grpc_server import GrpcServer
     from services.common.process import Stop
     from sip_gateway.config import SipConfig
     from sip_gateway.edge.config import EdgeTls
@@ -75,6 +77,7 @@ class Supervisor:
             for number in range(1, fleet.workers + 1)
         ]
         self._edge = EdgeKeeper(self._plan, self._seats, Resolver(config.nameservers))
+        self._dialler: GrpcServer | None = None
 
     async def start(self) -> None:
         """Everything is up when this returns; ConfigError for what a person has to mend."""
@@ -97,6 +100,12 @@ class Supervisor:
                 raise result
         self._ports.release()
         await self._edge.start()
+        if self._config.outbound.listen is not None:
+            relay = DialRelay(self._diallers, self._file.tls())
+            self._dialler = await dial_server.serve(
+                self._config.outbound.listen, self._file.tls(), relay
+            )
+            _log.info("dialler", port=self._dialler.port)
         self._keeping = [
             asyncio.create_task(worker.keep(self._stopping)) for worker in self._workers
         ]
@@ -128,6 +137,8 @@ class Supervisor:
         """Leave nothing running. The edge goes last: goodbyes pass through it."""
         self._stopping.set()
         self._ports.release()
+        if self._dialler is not None:
+            await self._dialler.stop(0.0)
         for worker in self._workers:
             await worker.kill()
         for task in self._keeping:
@@ -161,6 +172,8 @@ class Supervisor:
         }
         if self._config.metrics is not None:
             settings["sip.metrics"] = f"{_INSIDE}:0"
+        if self._config.outbound.listen is not None:
+            settings["sip.outbound.listen"] = f"{_INSIDE}:0"
         return _Command(self._file, settings, self._plan.advertised)
 
     def _serve_metrics(self, address: HostPort) -> None:
@@ -168,6 +181,17 @@ class Supervisor:
         registry.register(FleetMetrics(metrics.REGISTRY, self._metrics_ports))
         port = telemetry.serve_metrics(address, registry)
         _log.info("metrics", listen=f"{address.host}:{port}")
+
+    def _diallers(self) -> list[HostPort]:
+        """The services of the workers that have room for a call, the emptiest first."""
+        statuses = [worker.status for worker in self._workers if worker.status is not None]
+        able = [
+            status
+            for status in statuses
+            if status.open and status.dial_port and status.legs < status.slots
+        ]
+        able.sort(key=lambda status: status.legs - status.slots)
+        return [HostPort(_INSIDE, status.dial_port) for status in able]
 
     def _metrics_ports(self) -> dict[str, int]:
         """For the metrics server's threads."""
