@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from dataclasses import dataclass, field
 from enum import StrEnum
-from fnmatch import fnmatchcase
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -168,7 +167,7 @@ def caller_id_for(trunk: Trunk, wanted: str, country: str) -> str | None:
         return trunk.caller_id
     number = dids.e164(wanted, country)
     own = (trunk.caller_id, *(did.number for did in trunk.dids))
-    allowed = any(own_id and fnmatchcase(number, dids.e164(own_id, country)) for own_id in own)
+    allowed = any(own_id and dids.names(own_id, number, country) for own_id in own)
     return number if allowed else None
 
 
