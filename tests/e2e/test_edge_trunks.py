@@ -255,6 +255,30 @@ async def test_sip_over_tls_ends_at_the_edge(
     assert not gateway.logged("edge_ended")
 
 
+async def test_callers_over_tls_must_show_a_certificate_where_that_is_asked_for(
+    launch_gateway: LaunchGateway, tmp_path: Path
+) -> None:
+    files, _ = tls_section(tmp_path)
+    port = free_port()
+    await launch_gateway(
+        sip=f'{SMALL}[sip.edge.tls]\nlisten = "127.0.0.1:{port}"\nca_file = "{files.ca_file}"\n'
+        f'cert_file = "{files.cert_file}"\nkey_file = "{files.key_file}"\n'
+    )
+    context = ssl.create_default_context(cafile=files.ca_file)
+
+    async def options() -> int:
+        phone = TlsPhone(*await asyncio.open_connection("127.0.0.1", port, ssl=context))
+        try:
+            return (await phone.ask(tls_request(port, "OPTIONS", 1))).status
+        finally:
+            phone.close()
+
+    with pytest.raises((OSError, asyncio.IncompleteReadError)):  # an SSLError is an OSError
+        await options()
+    context.load_cert_chain(files.cert_file, files.key_file)
+    assert await options() == 200
+
+
 def tls_request(
     port: int,
     method: str,
@@ -334,3 +358,28 @@ async def test_calls_that_fit_into_one_process_need_no_edge(
     assert not workers(gateway.pid)
     await phone.dial(gateway.uri())
     await agent.next_call()
+
+
+@pytest.mark.slow
+async def test_forty_calls_at_a_time_and_the_next_is_told_to_come_back(
+    agent: FakeAgent, launch_gateway: LaunchGateway
+) -> None:
+    gateway = await launch_gateway(sip='calls = 40\nrtp_ports = "21300-21599"\n')
+    assert len(workers(gateway.pid)) == 14
+    room = 42  # fourteen workers hold three each
+    async with SipPeer() as peer:
+        dialogs = []
+        for _ in range(room):
+            dialog = peer.dialog(gateway.uri())
+            answer = await dialog.invite(peer.sdp())
+            assert answer.status == 200, answer.start
+            dialog.routes = answer.all("Record-Route")[::-1]
+            dialogs.append(dialog)
+            talk = await agent.next_call()
+            await asyncio.sleep(0.1)  # under invites_per_s
+        await gateway.wait_for_metric("landline_sip_active_calls", room)
+        assert (await peer.dialog(gateway.uri()).invite(peer.sdp())).status == 503
+        assert len(await talk.hear(0.5)) == 16_000
+        for dialog in dialogs:
+            await dialog.bye()
+        await gateway.wait_for_metric("landline_sip_active_calls", 0)
