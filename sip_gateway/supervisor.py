@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from typing import TYPE_CHECKING
 
 import structlog
@@ -47,6 +48,7 @@ async def supervise(file: ConfigFile, config: SipConfig, fleet: FleetPlan, stop:
     supervisor = Supervisor(file, config, fleet)
     try:
         await supervisor.start()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, supervisor.renew_trunks)
         announce("sip_gateway", supervisor.address)
         await stop.wait()
         await supervisor.drain(stop.now)
@@ -115,6 +117,10 @@ class Supervisor:
             workers=len(self._workers),
             conversations=len(self._workers) * self._fleet.slots,
         )
+
+    def renew_trunks(self) -> None:
+        """Register every trunk again now: the network has changed."""
+        self._renewing = asyncio.create_task(self._edge.register_again())
 
     async def drain(self, now: asyncio.Event) -> None:
         """The edge takes no more calls, then the workers finish theirs. `now` ends them."""

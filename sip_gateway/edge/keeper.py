@@ -198,6 +198,13 @@ class EdgeKeeper:
                 _log.info(event, trunk=trunk.name, registrar=str(trunk.registrar))
             self._registered[trunk.key] = registered
 
+    async def register_again(self) -> None:
+        """Find every registrar again and register there now: the network has changed."""
+        await self._resolve()
+        for trunk in self._registering:
+            with contextlib.suppress(EdgeRpcError):
+                await self._process.rpc.call("uac.reg_enable", "l_uuid", trunk.key)
+
     async def _unregister(self) -> None:
         for trunk in self._registering:
             await self._process.rpc.call("uac.reg_unregister", "l_uuid", trunk.key)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     LaunchGateway = Callable[..., Awaitable[GatewayProcess]]
 
 SIP = """\
+listen = "127.0.0.1:0"
 country = "DE"
 codecs = ["PCMU"]
 [sip.dialling]
