@@ -201,6 +201,49 @@ def call(
 
 
 @app.command()
+def dial(
+    number: Annotated[str, typer.Argument(help="Whom to call; [sip.dialling] must allow it.")],
+    agent: Annotated[str, typer.Option(help="Who talks; left out: the trunk's agent.")] = "",
+    caller_id: Annotated[str, typer.Option(help="One of our own numbers to show.")] = "",
+    trunks: Annotated[
+        list[str] | None, typer.Option("--trunk", help="Trunks to try, in this order.")
+    ] = None,
+    ring_s: Annotated[int, typer.Option(help="How long to let it ring; 0: as configured.")] = 0,
+    config_path: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Have the running gateway call a number and an agent talk to who answers. Ctrl-C hangs up.
+
+    Exit code 0: somebody answered. 1: nobody did.
+
+    Example: landline dial +4930901820 --agent reminder
+    """
+    from landline.gateway.v1 import gateway_pb2
+
+    from services import dial as dialling
+    from sip_gateway.config import SipConfig
+
+    file = config.load(config_path, overrides or ())
+    listen = file.section("sip", SipConfig).outbound.listen
+    if listen is None:
+        raise ConfigError(f"{file.path}: calls are not placed: there is no [sip.outbound] listen")
+    request = gateway_pb2.DialRequest(
+        number=number, agent=agent, caller_id=caller_id, trunks=trunks or (), ring_s=ring_s
+    )
+
+    def tell(step: dialling.Step) -> None:
+        if as_json:
+            print(json.dumps(dataclasses.asdict(step)), flush=True)
+            return
+        facts = (step.trunk, str(step.sip_status or ""), step.result, step.reason)
+        _show(step.state, " ".join(fact for fact in facts if fact))
+
+    if not asyncio.run(dialling.dial(listen, file.tls(), request, tell)):
+        raise typer.Exit(1)
+
+
+@app.command()
 def doctor(
     trunk: Annotated[
         str | None, typer.Argument(help="Name of a trunk; left out: all, one after the other.")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import re
+import signal
+import sys
 from typing import TYPE_CHECKING
 
 import grpc
@@ -37,6 +40,7 @@ listen = "127.0.0.1:0"
 ring_s = 20
 """
 NUMBER = "+4930901820"
+LANDLINE = (sys.executable, "-m", "services.cli")
 
 
 def trunk(name: str, peer: SipPeer, more: str = "") -> str:
@@ -344,3 +348,43 @@ async def test_no_more_calls_are_placed_than_conversations_fit(
 def md5(text: str) -> str:
     """As RFC 2617 wants it."""
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+
+
+async def test_the_command_calls_and_tells_each_step(
+    agent: FakeAgent, carrier: SipPeer, launch_gateway: LaunchGateway, tmp_path: Path
+) -> None:
+    gateway = await launch_gateway(sip=SIP, trunks=trunk("carrier", carrier))
+    port = (await gateway.wait_for_log("dialler"))["port"]
+    command = [*LANDLINE, "dial", NUMBER, "--config", str(tmp_path / "landline.toml")]
+    command += ["--set", f"sip.outbound.listen=127.0.0.1:{port}", "--json"]
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    invite, dialog = await called(carrier)
+    carrier.respond(invite, 200, "OK", carrier.sdp(), tag=dialog.local_tag)
+    await (await agent.next_call()).hear(0.2)
+    await dialog.bye()
+    output, _ = await asyncio.wait_for(process.communicate(), 15)
+    states = [json.loads(line)["state"] for line in output.decode().splitlines()]
+    assert (process.returncode, states) == (0, ["trying", "answered", "ended"])
+
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    invite, dialog = await called(carrier)
+    carrier.respond(invite, 180, "Ringing", tag=dialog.local_tag)
+    process.send_signal(signal.SIGINT)
+    cancel = await carrier.request("CANCEL")
+    carrier.respond(cancel, 200, "OK", tag=dialog.local_tag)
+    carrier.respond(invite, 487, "Request Terminated", tag=dialog.local_tag)
+    await asyncio.wait_for(process.communicate(), 15)
+    assert process.returncode
+
+
+async def test_the_command_says_that_calls_are_not_placed(
+    launch_gateway: LaunchGateway, tmp_path: Path
+) -> None:
+    await launch_gateway()
+    process = await asyncio.create_subprocess_exec(
+        *(*LANDLINE, "dial", NUMBER, "--config", str(tmp_path / "landline.toml")),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, errors = await asyncio.wait_for(process.communicate(), 15)
+    assert process.returncode == 78
+    assert b"sip.outbound" in errors
