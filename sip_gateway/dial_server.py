@@ -80,15 +80,21 @@ class DialServicer(gateway_pb2_grpc.GatewayServicer):
 class DialRelay(gateway_pb2_grpc.GatewayServicer):
     """Hands each order to the worker with the most room."""
 
-    def __init__(self, workers: Callable[[], list[HostPort]], tls: TlsConfig | None) -> None:
-        """`workers()` are the services of those that have room, the emptiest first."""
-        self._workers = workers
+    def __init__(
+        self,
+        with_room: Callable[[], list[HostPort]],
+        everyone: Callable[[], list[HostPort]],
+        tls: TlsConfig | None,
+    ) -> None:
+        """`with_room()` are the services of workers that have room, the emptiest first."""
+        self._with_room = with_room
+        self._everyone = everyone
         self._tls = tls
 
     async def Dial(  # noqa: N802
         self, request: pb.DialRequest, context: Any
     ) -> AsyncIterator[pb.DialEvent]:
-        workers = self._workers()
+        workers = self._with_room()
         if not workers:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "every line is busy")
         async with open_channel(workers[0], self._tls, "worker") as channel:
@@ -104,7 +110,7 @@ class DialRelay(gateway_pb2_grpc.GatewayServicer):
     async def HangUp(  # noqa: N802
         self, request: pb.HangUpRequest, context: Any
     ) -> pb.HangUpResponse:
-        for worker in self._workers():
+        for worker in self._everyone():  # also those that are full or draining
             async with open_channel(worker, self._tls, "worker") as channel:
                 with contextlib.suppress(grpc.aio.AioRpcError):
                     stub = gateway_pb2_grpc.GatewayStub(channel)

@@ -13,8 +13,7 @@ from services.common import metrics
 from services.common.addresses import HostPort
 from services.common.clock import SystemClock
 from services.common.process import announce
-from sip_gateway import dial_server, telemetry
-from sip_gateway.dial_server import DialRelay
+from sip_gateway import telemetry
 from sip_gateway.edge.keeper import EdgeKeeper
 from sip_gateway.edge.plan import CLOSED, EdgePlan, Seat, edge_trunks
 from sip_gateway.edge.ports import EVERY_ADDRESS, ReservedPorts, own_address
@@ -103,7 +102,10 @@ class Supervisor:
         self._ports.release()
         await self._edge.start()
         if self._config.outbound.listen is not None:
-            relay = DialRelay(self._diallers, self._file.tls())
+            # Not at the top: gRPC is a quarter of this process's memory.
+            from sip_gateway import dial_server
+
+            relay = dial_server.DialRelay(self._with_room, self._diallers, self._file.tls())
             self._dialler = await dial_server.serve(
                 self._config.outbound.listen, self._file.tls(), relay
             )
@@ -188,7 +190,7 @@ class Supervisor:
         port = telemetry.serve_metrics(address, registry)
         _log.info("metrics", listen=f"{address.host}:{port}")
 
-    def _diallers(self) -> list[HostPort]:
+    def _with_room(self) -> list[HostPort]:
         """The services of the workers that have room for a call, the emptiest first."""
         statuses = [worker.status for worker in self._workers if worker.status is not None]
         able = [
@@ -198,6 +200,10 @@ class Supervisor:
         ]
         able.sort(key=lambda status: status.legs - status.slots)
         return [HostPort(_INSIDE, status.dial_port) for status in able]
+
+    def _diallers(self) -> list[HostPort]:
+        statuses = (worker.status for worker in self._workers if worker.status is not None)
+        return [HostPort(_INSIDE, status.dial_port) for status in statuses if status.dial_port]
 
     def _metrics_ports(self) -> dict[str, int]:
         """For the metrics server's threads."""

@@ -157,7 +157,8 @@ class Worker:
             self._dialler = await dial_server.serve(
                 self._config.outbound.listen, self._tls, servicer
             )
-            _log.info("dialler", port=self._dialler.port)
+            if self._config.worker is None:
+                _log.info("dialler", port=self._dialler.port)
         self._tell()
         _log.info("ready", listen=str(self.address), conversations=self._admission.limit)
 

@@ -12,9 +12,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sip_gateway.softphone import Softphone
+from tests.e2e.test_outbound import NUMBER
+from tests.e2e.test_outbound import SIP as OUTBOUND
+from tests.e2e.test_outbound import trunk as outbound_trunk
 from tests.e2e.test_process import rejected
 from tests.e2e.test_registration import PASSWORD, trunk
 from tests.fakes.certificates import tls_section
+from tests.fakes.dialler import Dialler
 from tests.fakes.fleet import edge, workers
 from tests.fakes.kamailio import Kamailio, free_port
 from tests.fakes.sip_peer import SipMessage, SipPeer
@@ -125,6 +129,29 @@ def digest_is_right(request: SipMessage, password: str) -> bool:
     one = hashlib.md5(f"{told['username']}:{told['realm']}:{password}".encode()).hexdigest()
     two = hashlib.md5(f"{request.method}:{told['uri']}".encode()).hexdigest()
     return told["response"] == hashlib.md5(f"{one}:{told['nonce']}:{two}".encode()).hexdigest()
+
+
+async def test_a_call_out_goes_through_the_edge_and_a_full_worker_hangs_it_up_when_told(
+    agent: FakeAgent, launch_gateway: LaunchGateway
+) -> None:
+    async with SipPeer() as carrier, SipPeer() as caller:
+        out = outbound_trunk("carrier", carrier)
+        lab = '[[sip.trunks]]\nname = "lab"\nkind = "peer"\nallow = ["127.0.0.1/32"]\n'
+        gateway = await launch_gateway(sip=FLEET + OUTBOUND, trunks=out + lab)
+        async with Dialler(gateway) as dialler:
+            call = dialler.dial(NUMBER)
+            invite = await carrier.request("INVITE")
+            dialog = carrier.accept(invite)
+            assert invite.source[1] == int(gateway.address.rpartition(":")[2])
+            carrier.respond(invite, 200, "OK", carrier.sdp(), tag=dialog.local_tag)
+            await carrier.request("ACK")
+            answered = await call.until("answered")
+            assert (await agent.next_call()).started.direction == "outbound"
+            for _ in range(5):  # every line is taken now
+                assert (await caller.dialog(gateway.uri()).invite(caller.sdp())).status == 200
+            await dialler.hang_up(answered.call_id)
+            await carrier.request("BYE")
+            assert (await call.end()).reason
 
 
 async def test_drain_refuses_at_the_edge_and_lets_the_live_calls_end(
