@@ -37,6 +37,7 @@ from sip_gateway.reception import Reception
 from sip_gateway.sdp import first_common_codec
 from sip_gateway.sip_message import user_of
 from sip_gateway.transfer import Transfers
+from sip_gateway.trunk import RingWith
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -161,6 +162,7 @@ class Call:
             sip_call_id=self._invite.sip_call_id,
         )
         try:
+            await self._ring()
             stream = await self._reception.receive(self._started())
             if stream is not None:
                 await self._converse(stream)
@@ -184,6 +186,13 @@ class Call:
         self._tell(m.LineClosing(deadline_ms=deadline_ms))
 
     # -- before the answer ----------------------------------------------------------------------
+
+    async def _ring(self) -> None:
+        """Where the trunk wants it, the caller hears our ringing (RFC 3960), not his network's."""
+        early = self._trunk.ring_with is RingWith.EARLY_MEDIA
+        if early and self._direction is Direction.INBOUND:
+            self._media.ring_back(True)
+            await self._try("early_media_failed", self._leg.answer(183))
 
     def _started(self) -> m.Started:
         codecs = tuple(self._context.config.codecs)
@@ -221,6 +230,7 @@ class Call:
                 stream.cancel()
 
     async def _answer(self) -> None:
+        self._media.ring_back(False)
         try:
             if self._answered_at_ms is None and not self._reception.answered:
                 await self._leg.answer(200)

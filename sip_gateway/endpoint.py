@@ -70,11 +70,13 @@ _PJ_TRANSPORTS = {
 class LegTerms:
     """What holds for a call that comes in; an account that is not there leaves PJSIP's choice.
 
-    `answer_source`: see symmetric.py.
+    `answer_source`: see symmetric.py. `rings`: 180 is sent at once; else the owner sends what it
+    likes instead.
     """
 
     account: str = ""
     answer_source: bool = False
+    rings: bool = True
     sources: SourcePolicy = NOBODY_LOCKED
 
 
@@ -315,7 +317,8 @@ class Endpoint:
         if terms.answer_source:
             call.route_back = symmetric.route_back(prm.rdata.wholeMsg, prm.rdata.srcAddress)
         self.post(self._on_invite, leg, invite)
-        call.send_answer(180)
+        if terms.rings:
+            call.send_answer(180)
 
     def believe_peers(self, addresses: Iterable[str]) -> None:
         """Requests within a dialog may come from these."""

@@ -197,6 +197,7 @@ class PjCall(pj.Call):  # type: ignore[misc]
         self._source = SourceGuard(SystemClock())
         self._frame_ms = 0  # of the codec, which PJMEDIA's buffer counts in
         self._confirmed = False
+        self._early_media = False
         self.route_back: str | None = None  # see symmetric.py
 
     # -- commands ---------------------------------------------------------------------------
@@ -212,6 +213,9 @@ class PjCall(pj.Call):  # type: ignore[misc]
         parameters = pj.CallOpParam()
         parameters.statusCode = sip_status
         self.answer(parameters)
+        if sip_status == pj.PJSIP_SC_OK and self._early_media:
+            self._media_changed()  # they run on as they are, perhaps for another tap
+        self._early_media = sip_status == pj.PJSIP_SC_PROGRESS
 
     def send_refusal(self, refusal: Refusal) -> None:
         parameters = pj.CallOpParam()

@@ -27,6 +27,7 @@ from sip_gateway.resolving import Resolver
 from sip_gateway.strangers import StrangerWatch, only_from
 from sip_gateway.stun_watch import StunWatch
 from sip_gateway.telemetry import serve_metrics
+from sip_gateway.trunk import RingWith
 from sip_gateway.trunk_lines import TrunkLines
 from sip_gateway.worker_status import WorkerStatus
 
@@ -218,6 +219,7 @@ class Worker:
         return LegTerms(
             account=trunk.name,
             answer_source=self._config.nat.for_trunk(trunk).answer_source,
+            rings=trunk.ring_with is RingWith.RINGING,
             sources=self._sources(trunk.name, invite.source_ip),
         )
 
