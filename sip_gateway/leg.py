@@ -226,6 +226,8 @@ class PjCall(pj.Call):  # type: ignore[misc]
             _add_header(parameters, "Contact", f"<{refusal.contact}>")
         if refusal.sip_status == pj.PJSIP_SC_NOT_ACCEPTABLE_HERE and refusal.missing:
             _add_header(parameters, "Warning", f"399 landline {quoted(refusal.missing)}")
+        if self._endpoint.config.place is not None and not refusal.elsewhere:
+            _add_header(parameters, "X-Landline-Final", "1")  # the edge need not ask others
         self.answer(parameters)  # `hangup` would lose the header
 
     def send_hang_up(self, reason: str) -> None:

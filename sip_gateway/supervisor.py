@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 _log = structlog.get_logger()
 _INSIDE = "127.0.0.1"
 _RUN_FOLDER = "run"
-_LAST_CALLS_S = 8.0
+_INSIST_EACH_S = 0.5
+_INSISTENCE = 16
 _GOODBYES_S = 20.0  # what workers need beyond the drain limit
 _STARTS_AT_ONCE = 4
 
@@ -136,10 +137,13 @@ class Supervisor:
         limit_s = self._config.drain_limit_s + _GOODBYES_S
         await asyncio.wait((ended, insisted), timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
         insisted.cancel()
-        if not ended.done():
+        for _ in range(_INSISTENCE):
+            if ended.done():
+                return
+            # Two signals at once are one to who gets them, so this is said again and again.
             for worker in self._workers:
                 worker.ask()
-            await asyncio.wait((ended,), timeout=_LAST_CALLS_S)
+            await asyncio.wait((ended,), timeout=_INSIST_EACH_S)
 
     async def stop(self) -> None:
         """Leave nothing running. The edge goes last: goodbyes pass through it."""

@@ -48,6 +48,7 @@ class EdgeKeeper:
         self._changed: set[int] = set()
         self._names: dict[int, str] = {}  # seat number -> the name that the edge knows
         self._wake = asyncio.Event()
+        self._pushing = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def check(self) -> None:
@@ -140,6 +141,10 @@ class EdgeKeeper:
                 await asyncio.sleep(_RESTART_S[1])
 
     async def _push_seats(self, numbers: set[int]) -> None:
+        async with self._pushing:
+            await self._push_each(numbers)
+
+    async def _push_each(self, numbers: set[int]) -> None:
         rpc = self._process.rpc
         seats = {seat.number: seat for seat in self._seats()}
         for number in sorted(numbers):

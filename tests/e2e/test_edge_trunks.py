@@ -19,7 +19,7 @@ from tests.e2e.test_process import rejected
 from tests.e2e.test_registration import PASSWORD, trunk
 from tests.fakes.certificates import tls_section
 from tests.fakes.dialler import Dialler
-from tests.fakes.fleet import edge, workers
+from tests.fakes.fleet import edge, worker_of, workers
 from tests.fakes.kamailio import Kamailio, free_port
 from tests.fakes.sip_peer import SipMessage, SipPeer
 from tests.fakes.tones import peak_hz, tone
@@ -152,6 +152,28 @@ async def test_a_call_out_goes_through_the_edge_and_a_full_worker_hangs_it_up_wh
             await dialler.hang_up(answered.call_id)
             await carrier.request("BYE")
             assert (await call.end()).reason
+
+
+async def test_what_holds_for_all_workers_is_asked_of_one_only(
+    agent: FakeAgent, launch_gateway: LaunchGateway
+) -> None:
+    """The trunk's channels are counted over all workers, in one ledger."""
+    limited = (
+        '[[sip.trunks]]\nname = "lab"\nkind = "peer"\nallow = ["127.0.0.1/32"]\n'
+        "limits = { channels = 2 }\n"
+    )
+    gateway = await launch_gateway(sip=FLEET, trunks=limited)
+    async with SipPeer() as peer:
+        first = await peer.dialog(gateway.uri()).invite(peer.sdp())
+        second = await peer.dialog(gateway.uri()).invite(peer.sdp())
+        assert (first.status, second.status) == (200, 200)
+        assert worker_of(first) != worker_of(second)
+        third = await peer.dialog(gateway.uri()).invite(peer.sdp())
+        assert third.status == 503
+        assert int(third.header("Retry-After")) > 0
+        assert not third.header("X-Landline-Final")
+    assert await gateway.metric("landline_sip_refused_total", reason="trunk_limit") == 1
+    assert agent.taken == 2
 
 
 async def test_drain_refuses_at_the_edge_and_lets_the_live_calls_end(
