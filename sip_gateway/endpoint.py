@@ -283,6 +283,7 @@ class Endpoint:
 
     def select_account(self, prm: Any) -> None:
         """Decide on a request before PJSIP makes media for it; what is refused gets none."""
+        self._delete_released()  # PJSIP may give this call the number of one that has ended
         invite = self._read(prm.rdata)
         refusal = self._screen(invite, len(self._calls))
         self._screened = (invite, refusal)
@@ -311,7 +312,8 @@ class Endpoint:
         self._calls[leg.number] = call
         if refusal is not None:
             self.post(self._on_refused, invite, refusal.sip_status, refusal.why)
-            call.send_refusal(refusal)
+            # Not in this callback: an INVITE without SDP that ends in it ends the process.
+            self._commands.append(lambda: self._refuse(leg, refusal))
             return
         self.alg.request(terms.account, prm.rdata)
         if terms.answer_source:
@@ -319,6 +321,11 @@ class Endpoint:
         self.post(self._on_invite, leg, invite)
         if terms.rings:
             call.send_answer(180)
+
+    def _refuse(self, leg: Leg, refusal: Refusal) -> None:
+        call = self.call_of(leg)
+        if call is not None:  # it may have been cancelled in the meantime
+            self.guard(lambda: call.send_refusal(refusal))
 
     def believe_peers(self, addresses: Iterable[str]) -> None:
         """Requests within a dialog may come from these."""
