@@ -23,7 +23,7 @@ from rich.text import Text
 from services.audit.commands import app as audit
 from services.common import config, logging
 from services.common.errors import ConfigError, LandlineError
-from services.common.process import EXIT_CONFIG
+from services.common.process import EXIT_CONFIG, Stop
 from services.stack import state_path
 
 if TYPE_CHECKING:
@@ -90,30 +90,57 @@ def write_example(folder: Path) -> Path:
 def up(
     config_path: ConfigOption = DEFAULT_CONFIG,
     overrides: SetOption = None,
+    calls: Annotated[
+        int | None, typer.Option(min=1, help="How many calls at a time; overrides sip.calls.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run everything on this machine until Ctrl-C.
+    """Run everything on this machine until Ctrl-C, which lets live calls finish; twice ends them.
 
-    Example: landline up --set sip.listen=0.0.0.0:5060
+    Example: landline up --calls 40
     """
-    file = config.load(config_path, overrides or ())
+    overrides = list(overrides or ())
+    if calls is not None:
+        overrides.append(f"sip.calls={calls}")
+    file = config.load(config_path, overrides)
     logging.configure("up", level=file.shared.log_level)
-    asyncio.run(_up(file, tuple(overrides or ()), as_json=as_json))
+    asyncio.run(_up(file, tuple(overrides), as_json=as_json))
 
 
 async def _up(file: config.ConfigFile, overrides: tuple[str, ...], *, as_json: bool) -> None:
-    from services.stack import Stack
-
-    stop = asyncio.Event()
+    """Run the stack until a first signal; a second one, or one while it starts, ends it at once."""
+    stop, started = Stop(), asyncio.Event()
     loop = asyncio.get_running_loop()
+    running = asyncio.create_task(_run_stack(file, overrides, stop, started, as_json=as_json))
+
+    def on_signal() -> None:
+        stop.ask()
+        if not started.is_set():
+            running.cancel()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, on_signal)
+    try:
+        await running
+    except asyncio.CancelledError:
+        errors.print("      up  stopped while starting", highlight=False)
+
+
+async def _run_stack(
+    file: config.ConfigFile,
+    overrides: tuple[str, ...],
+    stop: Stop,
+    started: asyncio.Event,
+    *,
+    as_json: bool,
+) -> None:
+    from services.stack import Stack
 
     def show(name: str, what: str) -> None:
         errors.print(f"{name:>8}  {what}", highlight=False, markup=False)
 
-    starting = asyncio.create_task(stop.wait())
     async with Stack(file, overrides, show) as stack:
+        started.set()
         if as_json:
             parts = {
                 name: {"address": str(part.address), "pid": part.pid}
@@ -123,8 +150,12 @@ async def _up(file: config.ConfigFile, overrides: tuple[str, ...], *, as_json: b
         else:
             sip = stack.running["gateway"].address
             console.print(f"Ready. Dial sip:agent@{sip}, or: landline call sip:agent@{sip}")
-            console.print(f"Logs: {stack.logs}. Ctrl-C stops everything.")
-        await starting
+            console.print(
+                f"Logs: {stack.logs}. Ctrl-C stops everything once live calls have ended."
+            )
+        await stop.wait()
+        show("up", "draining: live calls may finish; Ctrl-C again ends them now")
+        await stack.drain(stop.now)
         show("up", "stopping")
 
 
@@ -166,6 +197,49 @@ def call(
         voice=voice,
     )
     asyncio.run(terminal.run(settings, _show))
+
+
+@app.command()
+def dial(
+    number: Annotated[str, typer.Argument(help="Whom to call; [sip.dialling] must allow it.")],
+    agent: Annotated[str, typer.Option(help="Who talks; left out: the trunk's agent.")] = "",
+    caller_id: Annotated[str, typer.Option(help="One of our own numbers to show.")] = "",
+    trunks: Annotated[
+        list[str] | None, typer.Option("--trunk", help="Trunks to try, in this order.")
+    ] = None,
+    ring_s: Annotated[int, typer.Option(help="How long to let it ring; 0: as configured.")] = 0,
+    config_path: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Have the running gateway call a number and an agent talk to who answers. Ctrl-C hangs up.
+
+    Exit code 0: somebody answered. 1: nobody did.
+
+    Example: landline dial +4930901820 --agent reminder
+    """
+    from landline.gateway.v1 import gateway_pb2
+
+    from services import dial as dialling
+    from sip_gateway.config import SipConfig
+
+    file = config.load(config_path, overrides or ())
+    listen = file.section("sip", SipConfig).outbound.listen
+    if listen is None:
+        raise ConfigError(f"{file.path}: calls are not placed: there is no [sip.outbound] listen")
+    request = gateway_pb2.DialRequest(
+        number=number, agent=agent, caller_id=caller_id, trunks=trunks or (), ring_s=ring_s
+    )
+
+    def tell(step: dialling.Step) -> None:
+        if as_json:
+            print(json.dumps(dataclasses.asdict(step)), flush=True)
+            return
+        facts = (step.trunk, str(step.sip_status or ""), step.result, step.reason)
+        _show(step.state, " ".join(fact for fact in facts if fact))
+
+    if not asyncio.run(dialling.dial(listen, file.tls(), request, tell)):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from services.common.config import ConfigFile
 
 _READY_TIMEOUT_S = 60.0
-_STOP_TIMEOUT_S = 8.0
+_STOP_TIMEOUT_S = 12.0
+_ASKED_S = 1.0
 _BACKOFF_S = (0.1, 0.5, 1.0, 2.0, 5.0)
 _STEADY_AFTER_S = 30.0
 _log = structlog.get_logger()
@@ -101,9 +102,11 @@ class Stack:
         self.running: dict[str, Running] = {}
         self._watchers: list[asyncio.Task[None]] = []
         self._stopping = False
+        self._draining = False  # the gateway is not started again; what it talks to is
         self._state_is_ours = False
 
     async def __aenter__(self) -> Stack:
+        _require_room(self._file)
         self.logs.mkdir(parents=True, exist_ok=True)
         try:
             for part in PARTS:
@@ -119,6 +122,17 @@ class Stack:
 
     async def __aexit__(self, *exception: object) -> None:
         await self._stop()
+
+    async def drain(self, now: asyncio.Event) -> None:
+        """Let the gateway finish its live calls; it sees to sip.drain_limit_s. `now` ends them."""
+        self._draining = True
+        gateway = self.running["gateway"].process
+        _signal(gateway, signal.SIGTERM)
+        ended = asyncio.create_task(gateway.wait())
+        insisted = asyncio.create_task(now.wait())
+        await asyncio.wait((ended, insisted), return_when=asyncio.FIRST_COMPLETED)
+        for waiting in (ended, insisted):
+            waiting.cancel()
 
     async def _start(
         self, part: Part, address: HostPort | None
@@ -179,7 +193,7 @@ class Stack:
         while True:
             started = asyncio.get_running_loop().time()
             code = await running.process.wait()
-            if self._stopping:
+            if self._stopping or (self._draining and part.name == "gateway"):
                 return
             if asyncio.get_running_loop().time() - started > _STEADY_AFTER_S:
                 running.restarts = 0
@@ -216,6 +230,27 @@ class Stack:
             self._state.unlink(missing_ok=True)
 
 
+def _require_room(file: ConfigFile) -> None:
+    """ConfigError when the gateway is to take more calls than the parts behind it."""
+    from services.agent.config import AgentConfig
+    from services.stt.config import SttConfig
+    from services.tts.config import TtsConfig
+
+    calls = file.data.get("sip", {}).get("calls")
+    if not isinstance(calls, int):
+        return  # the gateway says what is wrong with it
+    for section, key, room in (
+        ("agent", "max_calls", file.section("agent", AgentConfig).max_calls),
+        ("stt", "max_streams", file.section("stt", SttConfig).max_streams),
+        ("tts", "max_concurrent", file.section("tts", TtsConfig).max_concurrent),
+    ):
+        if room < calls:
+            raise ConfigError(
+                f"{file.path}: [sip] calls = {calls}, but [{section}] {key} = {room}: "
+                f"raise {section}.{key}"
+            )
+
+
 def state_path(file: ConfigFile) -> Path:
     """The file that says where a running stack listens; a clean stop removes it."""
     return file.shared.data_dir / "stack.json"
@@ -231,16 +266,20 @@ def address_of(file: ConfigFile, part: str) -> HostPort:
         raise LandlineError(f"nothing runs from {file.path}: start it with landline up") from None
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """SIGTERM, a few seconds, then SIGKILL for the process and what it has started."""
-    if process.returncode is not None:
-        return
+def _signal(process: asyncio.subprocess.Process, number: int) -> None:
     with contextlib.suppress(ProcessLookupError):
-        process.terminate()
-    try:
-        async with asyncio.timeout(_STOP_TIMEOUT_S):
-            await process.wait()
-    except TimeoutError:
+        process.send_signal(number)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """SIGTERM, again for one that would drain, and after some seconds SIGKILL for all of it."""
+    for patience_s in (_ASKED_S, _STOP_TIMEOUT_S):
+        if process.returncode is not None:
+            return
+        _signal(process, signal.SIGTERM)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), patience_s)
+    if process.returncode is None:
         _log.warning("process_killed", pid=process.pid)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -28,10 +28,14 @@ NEW_CALLS_PER_S = 10.0
 NEW_CALLS_BURST = 10.0
 UNKNOWN_NUMBER = Refusal(sip_status=404, why="unknown_number")
 UNKNOWN_SOURCE = Refusal(sip_status=403, why="unknown_source")
-FULL = Refusal(sip_status=503, why="full", retry_after_s=RETRY_AFTER_FULL_S)
-TOO_FAST = Refusal(sip_status=503, why="too_fast", retry_after_s=1)
-STOPPING = Refusal(sip_status=503, why="stopping", retry_after_s=RETRY_AFTER_STOPPING_S)
-NO_RTP_PORTS = Refusal(sip_status=503, why="no_rtp_ports", retry_after_s=RETRY_AFTER_FULL_S)
+FULL = Refusal(sip_status=503, why="full", retry_after_s=RETRY_AFTER_FULL_S, elsewhere=True)
+TOO_FAST = Refusal(sip_status=503, why="too_fast", retry_after_s=1, elsewhere=True)
+STOPPING = Refusal(
+    sip_status=503, why="stopping", retry_after_s=RETRY_AFTER_STOPPING_S, elsewhere=True
+)
+NO_RTP_PORTS = Refusal(
+    sip_status=503, why="no_rtp_ports", retry_after_s=RETRY_AFTER_FULL_S, elsewhere=True
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,7 @@ class Admission:
         self._tokens_at_ms = clock.now_ms()
         self.stopping = False
         self._sources = tuple(Sources(trunk, tuple(trunk.allow)) for trunk in trunks)
+        self.on_sources: Callable[[], None] = lambda: None  # told when they change
 
     def learn_registrar(self, trunk_name: str, ips: Iterable[str]) -> None:
         """A registrar's address, as it was resolved, may send calls for its trunk."""
@@ -82,6 +87,12 @@ class Admission:
             else item
             for item in self._sources
         )
+        self.on_sources()
+
+    @property
+    def networks(self) -> tuple[ipaddress.IPv4Network, ...]:
+        """Where calls of any trunk may come from, as far as it is known now."""
+        return tuple({network: None for item in self._sources for network in item.networks})
 
     def trunk_of(self, invite: Invite) -> Trunk | None:
         """The trunk that this call belongs to.

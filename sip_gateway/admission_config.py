@@ -34,6 +34,13 @@ class LedgerLost(StrEnum):
     REFUSE = "refuse"
 
 
+class UnknownSources(StrEnum):
+    """What a request from an address that no trunk names gets."""
+
+    DROP = "drop"  # nothing: the kernel throws it away before it is read
+    REFUSE = "refuse"  # 403, and a line in the log that names the address
+
+
 class AdmissionConfig(Section):
     """A call is taken with a line, a pair of RTP ports, and a place in each service."""
 
@@ -44,6 +51,7 @@ class AdmissionConfig(Section):
     queue_length: int = Field(default=2, ge=1, le=100)  # in each process; each holds a line
     queue_max_wait_s: float = Field(default=60.0, ge=1.0, le=3600.0)
     hold_music: Path | None = None  # WAV, 16 bit; None: our own
+    unknown_sources: UnknownSources = UnknownSources.DROP
     # Outbound calls are always refused while the ledger is away: they cost money.
     ledger_lost_inbound: LedgerLost = LedgerLost.ACCEPT
 

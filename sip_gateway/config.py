@@ -19,9 +19,11 @@ from sip_gateway.dialling import DiallingConfig
 from sip_gateway.edge.config import EdgeConfig, WorkerPlace
 from sip_gateway.media.settings import MediaConfig
 from sip_gateway.nat import Nat, check_trunk, with_one_public_address
+from sip_gateway.outbound_config import OutboundConfig
 from sip_gateway.trunk import Transport, Trunk, TrunkKind
 
 if TYPE_CHECKING:
+    import ipaddress
     from collections.abc import Mapping
 
     from sip_gateway.media.jitter import JitterPolicy
@@ -84,6 +86,8 @@ class EndpointConfig:
     edge_proxy: HostPort | None = None
     place: WorkerPlace | None = None
     nameservers: tuple[str, ...] = ()  # whom PJSIP asks; without any it blocks on names
+    # Whose requests may reach PJSIP; None: everybody's.
+    only_from: tuple[ipaddress.IPv4Network, ...] | None = None
 
 
 class SipConfig(Section):
@@ -95,7 +99,7 @@ class SipConfig(Section):
     )
     public_address: str | None = None  # short for nat.public_address
     nat: Nat = Field(default_factory=Nat)
-    rtp_ports: Ports = PortRange(20000, 20099)
+    rtp_ports: Ports = PortRange(20000, 20399)
     # For calls that let us choose: G.722 first, because its 7 kHz are what recognition wants and
     # it costs no more bandwidth; then A-law, which G.711 makes the rule between countries.
     codecs: list[Codec] = Field(
@@ -108,6 +112,7 @@ class SipConfig(Section):
     transfer_allow: list[str] = Field(default_factory=list)
     dialling: DiallingConfig = DiallingConfig()
     admission: AdmissionConfig = AdmissionConfig()
+    outbound: OutboundConfig = OutboundConfig()
     trunks: list[Trunk] = Field(default_factory=list)
     nameservers: list[Address] = Field(default_factory=list)  # empty: those of this machine
     country: str = ""  # ISO 3166: how numbers without a country code are read
@@ -141,6 +146,7 @@ class SipConfig(Section):
                     f"which transports does not have"
                 )
         _reject_overlaps(self.trunks)
+        self._check_outbound()
         if self.country and self.country not in phonenumbers.SUPPORTED_REGIONS:
             raise ValueError(f'country {self.country!r}: write two capitals, such as "DE"')
         first, last = self.rtp_ports
@@ -156,6 +162,20 @@ class SipConfig(Section):
                     'such as "sip:*@192.0.2.10"'
                 )
         return self
+
+    def _check_outbound(self) -> None:
+        servers = [trunk.name for trunk in self.trunks if trunk.next_hop is not None]
+        for name in self.outbound.trunks:
+            if name not in servers:
+                raise ValueError(
+                    f"outbound.trunks: {name!r} is no trunk with a server or registrar"
+                )
+        if self.outbound.listen is not None and not servers:
+            raise ValueError("outbound.listen: no trunk has a server or registrar to call through")
+        if self.outbound.listen is not None and not self.dialling.allow:
+            raise ValueError(
+                "outbound.listen: nothing may be dialled; name the numbers in [sip.dialling] allow"
+            )
 
     @property
     def media_host(self) -> str:

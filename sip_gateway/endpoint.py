@@ -13,6 +13,7 @@ import socket
 import threading
 from collections import deque
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pjsua2 as pj
@@ -29,12 +30,15 @@ from sip_gateway.mailbox import Mailbox
 from sip_gateway.media.jitter import discard_steadily
 from sip_gateway.media.port import MediaPort, media_thread
 from sip_gateway.media.source_lock import NOBODY_LOCKED, SourcePolicy
+from sip_gateway.packet_filter import FilterError
 from sip_gateway.sip_log import SipLog, pjsip_library
 from sip_gateway.sip_message import from_edge, parse_invite
+from sip_gateway.source_filter import SourceFilter, dialog_peers
 from sip_gateway.trunk import Transport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    import ipaddress
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from sip_gateway.events import Invite, Refusal
     from sip_gateway.media.port import MediaTap
@@ -66,11 +70,13 @@ _PJ_TRANSPORTS = {
 class LegTerms:
     """What holds for a call that comes in; an account that is not there leaves PJSIP's choice.
 
-    `answer_source`: see symmetric.py.
+    `answer_source`: see symmetric.py. `rings`: 180 is sent at once; else the owner sends what it
+    likes instead.
     """
 
     account: str = ""
     answer_source: bool = False
+    rings: bool = True
     sources: SourcePolicy = NOBODY_LOCKED
 
 
@@ -132,6 +138,7 @@ class Endpoint:
         self._legs_told = 0
         self._accounts: dict[str, Any] = {}
         self._log_writer: SipLog | None = None
+        self._filter: SourceFilter | None = None
         self._port_numbers = itertools.count(1)
         self._ports: list[MediaPort] = []
         self._free_ports: list[MediaPort] = []
@@ -182,18 +189,24 @@ class Endpoint:
         account: str,
         tap: MediaTap | None,
         on_event: Callable[..., None],
+        caller: str = "",
+        headers: Mapping[str, str] = MappingProxyType({}),
         sources: SourcePolicy = NOBODY_LOCKED,
     ) -> Leg:
-        """Send an INVITE to `uri`; what becomes of it comes as events."""
+        """Send an INVITE to `uri`; what becomes of it comes as events.
+
+        `caller` is the URI in From, in place of the account's own.
+        """
         leg = Leg(self, next(self._numbers))
-        leg.tap, leg.on_event, leg.sources = tap, on_event, sources
+        leg.tap, leg.on_event = tap, on_event
+        leg.trunk, leg.sources = account, sources
         leg.jitter = self.config.jitter_of.get(account, self.config.jitter)
 
         def place() -> None:
             call = PjCall(self, self._accounts[account], leg)
             self._calls[leg.number] = call
             try:
-                call.makeCall(uri, pj.CallOpParam(True))
+                call.send_invite(uri, caller, headers)
             except pj.Error:
                 self._calls.pop(leg.number, None)
                 raise
@@ -221,6 +234,19 @@ class Endpoint:
         self._stun_checked = asyncio.get_running_loop().create_future()
         await self.submit(lambda: self._pj.natCheckStunServers(names, False, None))
         return await self._stun_checked
+
+    async def believe(self, networks: tuple[ipaddress.IPv4Network, ...]) -> None:
+        """Whose requests may reach PJSIP from now on, where strangers' are thrown away."""
+
+        def apply() -> None:
+            if self._filter is not None:
+                self._filter.believe(networks)
+
+        await self.submit(apply)
+
+    async def strangers_dropped(self) -> int:
+        """Packets of strangers that were thrown away so far."""
+        return await self.submit(lambda: self._filter.dropped() if self._filter else 0)
 
     # -- for the PJSIP thread -----------------------------------------------------------------
 
@@ -257,6 +283,7 @@ class Endpoint:
 
     def select_account(self, prm: Any) -> None:
         """Decide on a request before PJSIP makes media for it; what is refused gets none."""
+        self._delete_released()  # PJSIP may give this call the number of one that has ended
         invite = self._read(prm.rdata)
         refusal = self._screen(invite, len(self._calls))
         self._screened = (invite, refusal)
@@ -266,6 +293,8 @@ class Endpoint:
         if refusal is not None:
             prm.accountIndex = refusing.getId()
             return
+        if self.config.edge_proxy is None:
+            self.believe_peers(dialog_peers(prm.rdata.wholeMsg))
         account = self._accounts.get(self._terms(invite).account)
         if account is not None:
             prm.accountIndex = account.getId()
@@ -283,13 +312,25 @@ class Endpoint:
         self._calls[leg.number] = call
         if refusal is not None:
             self.post(self._on_refused, invite, refusal.sip_status, refusal.why)
-            call.send_refusal(refusal)
+            # Not in this callback: an INVITE without SDP that ends in it ends the process.
+            self._commands.append(lambda: self._refuse(leg, refusal))
             return
         self.alg.request(terms.account, prm.rdata)
         if terms.answer_source:
             call.route_back = symmetric.route_back(prm.rdata.wholeMsg, prm.rdata.srcAddress)
         self.post(self._on_invite, leg, invite)
-        call.send_answer(180)
+        if terms.rings:
+            call.send_answer(180)
+
+    def _refuse(self, leg: Leg, refusal: Refusal) -> None:
+        call = self.call_of(leg)
+        if call is not None:  # it may have been cancelled in the meantime
+            self.guard(lambda: call.send_refusal(refusal))
+
+    def believe_peers(self, addresses: Iterable[str]) -> None:
+        """Requests within a dialog may come from these."""
+        if self._filter is not None:
+            self._filter.believe_peers(addresses)
 
     def _read(self, rdata: Any) -> Invite:
         return from_edge(parse_invite(rdata.wholeMsg, rdata.srcAddress), self.config.edge_proxy)
@@ -400,6 +441,7 @@ class Endpoint:
         self.max_legs = int(pjsip_library().pjsua_call_get_max_count())
         self._pj.audDevManager().setNullDev()
         self.address = self._open_transports()
+        self._filter_sources()
         self._choose_codecs()
         self._pj.libStart()
 
@@ -450,6 +492,14 @@ class Endpoint:
             else:
                 return HostPort(listen.host, port)
         raise AssertionError("unreachable")
+
+    def _filter_sources(self) -> None:
+        if self.config.only_from is None:
+            return
+        try:
+            self._filter = SourceFilter(self.address, self.config.only_from)
+        except FilterError as error:
+            _log.warning("strangers_not_filtered", reason=str(error), effect="they get 403")
 
     def _transport_config(self, port: int) -> Any:
         config = pj.TransportConfig()

@@ -33,9 +33,10 @@ from sip_gateway.events import (
 from sip_gateway.media.jitter import StreamStatistics
 from sip_gateway.media.source_guard import SourceGuard
 from sip_gateway.media.source_lock import NOBODY_LOCKED, SourcePolicy
+from sip_gateway.source_filter import dialog_peers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping
 
     from sip_gateway.config import EndpointConfig
     from sip_gateway.media.port import MediaPort, MediaTap
@@ -78,6 +79,8 @@ class Host(Protocol):
     def release_replaced(self, call: PjCall) -> None: ...
 
     def release(self, leg: Leg) -> None: ...
+
+    def believe_peers(self, addresses: Iterable[str]) -> None: ...
 
     def take_port(self) -> MediaPort: ...
 
@@ -194,14 +197,25 @@ class PjCall(pj.Call):  # type: ignore[misc]
         self._source = SourceGuard(SystemClock())
         self._frame_ms = 0  # of the codec, which PJMEDIA's buffer counts in
         self._confirmed = False
+        self._early_media = False
         self.route_back: str | None = None  # see symmetric.py
 
     # -- commands ---------------------------------------------------------------------------
+
+    def send_invite(self, uri: str, caller: str, headers: Mapping[str, str]) -> None:
+        parameters = pj.CallOpParam(True)
+        parameters.txOption.localUri = caller
+        for name, value in headers.items():
+            _add_header(parameters, name, value)
+        self.makeCall(uri, parameters)
 
     def send_answer(self, sip_status: int) -> None:
         parameters = pj.CallOpParam()
         parameters.statusCode = sip_status
         self.answer(parameters)
+        if sip_status == pj.PJSIP_SC_OK and self._early_media:
+            self._media_changed()  # they run on as they are, perhaps for another tap
+        self._early_media = sip_status == pj.PJSIP_SC_PROGRESS
 
     def send_refusal(self, refusal: Refusal) -> None:
         parameters = pj.CallOpParam()
@@ -212,6 +226,8 @@ class PjCall(pj.Call):  # type: ignore[misc]
             _add_header(parameters, "Contact", f"<{refusal.contact}>")
         if refusal.sip_status == pj.PJSIP_SC_NOT_ACCEPTABLE_HERE and refusal.missing:
             _add_header(parameters, "Warning", f"399 landline {quoted(refusal.missing)}")
+        if self._endpoint.config.place is not None and not refusal.elsewhere:
+            _add_header(parameters, "X-Landline-Final", "1")  # the edge need not ask others
         self.answer(parameters)  # `hangup` would lose the header
 
     def send_hang_up(self, reason: str) -> None:
@@ -284,10 +300,21 @@ class PjCall(pj.Call):  # type: ignore[misc]
         self._endpoint.guard(self._hand_over)
 
     def _transaction_changed(self, prm: Any) -> None:
+        self._believe_peer(prm.e.body.tsxState)
         self._set_route(prm.e.body.tsxState.tsx)
-        event = in_dialog.asked(prm) or (in_dialog.refused(prm) if self._confirmed else None)
+        event = in_dialog.asked(prm) or (
+            in_dialog.refused(prm) if self._confirmed else in_dialog.proceeding(prm)
+        )
         if event is not None:
             self._post(event)
+
+    def _believe_peer(self, state: Any) -> None:
+        """Who answers our INVITE may send requests in its dialog, wherever it was found."""
+        inviting = state.tsx.role == pj.PJSIP_ROLE_UAC and state.tsx.method == "INVITE"
+        if inviting and not self._confirmed and state.type == pj.PJSIP_EVENT_RX_MSG:
+            rdata = state.src.rdata
+            source = rdata.srcAddress.rpartition(":")[0]
+            self._endpoint.believe_peers({source, *dialog_peers(rdata.wholeMsg)})
 
     def _replacement_requested(self, prm: Any) -> None:
         refusal = self._endpoint.refuses_replacement(self._leg, prm.rdata)

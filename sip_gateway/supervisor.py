@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
+import signal
 from typing import TYPE_CHECKING
 
 import structlog
@@ -13,14 +12,15 @@ from prometheus_client import CollectorRegistry
 from services.common import metrics
 from services.common.addresses import HostPort
 from services.common.clock import SystemClock
-from services.common.errors import ConfigError
 from services.common.process import announce
 from sip_gateway import telemetry
 from sip_gateway.edge.keeper import EdgeKeeper
 from sip_gateway.edge.plan import CLOSED, EdgePlan, Seat, edge_trunks
+from sip_gateway.edge.ports import EVERY_ADDRESS, ReservedPorts, own_address
 from sip_gateway.fleet_metrics import FleetMetrics
 from sip_gateway.ledger import FILE_NAME, Ledger
 from sip_gateway.ledger_socket import LedgerServer
+from sip_gateway.resolving import Resolver
 from sip_gateway.trunk import Transport
 from sip_gateway.worker_process import WorkerProcess
 
@@ -28,15 +28,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from services.common.config import ConfigFile
+    from services.common.grpc_server import GrpcServer
     from services.common.process import Stop
     from sip_gateway.config import SipConfig
+    from sip_gateway.edge.config import EdgeTls
     from sip_gateway.fleet import FleetPlan
 
 _log = structlog.get_logger()
 _INSIDE = "127.0.0.1"
 _RUN_FOLDER = "run"
-_LAST_CALLS_S = 8.0
-_PORT_ATTEMPTS = 20
+_INSIST_EACH_S = 0.5
+_INSISTENCE = 16
+_GOODBYES_S = 20.0  # what workers need beyond the drain limit
 _STARTS_AT_ONCE = 4
 
 
@@ -45,6 +48,7 @@ async def supervise(file: ConfigFile, config: SipConfig, fleet: FleetPlan, stop:
     supervisor = Supervisor(file, config, fleet)
     try:
         await supervisor.start()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, supervisor.renew_trunks)
         announce("sip_gateway", supervisor.address)
         await stop.wait()
         await supervisor.drain(stop.now)
@@ -67,13 +71,15 @@ class Supervisor:
             self._ledger_path,
             Ledger(clock=SystemClock(), path=file.shared.data_dir / FILE_NAME),
         )
-        self._plan = _edge_plan(file, config, fleet, self._folder)
+        self._ports = ReservedPorts()
+        self._plan = _edge_plan(file, config, fleet, self._folder, self._ports)
         self.address = self._plan.outside
         self._workers = [
             WorkerProcess(number, self._command(number), self._on_worker)
             for number in range(1, fleet.workers + 1)
         ]
-        self._edge = EdgeKeeper(self._plan, self._seats)
+        self._edge = EdgeKeeper(self._plan, self._seats, Resolver(config.nameservers))
+        self._dialler: GrpcServer | None = None
 
     async def start(self) -> None:
         """Everything is up when this returns; ConfigError for what a person has to mend."""
@@ -94,7 +100,17 @@ class Supervisor:
         for result in results:
             if isinstance(result, BaseException):
                 raise result
+        self._ports.release()
         await self._edge.start()
+        if self._config.outbound.listen is not None:
+            # Not at the top: gRPC is a quarter of this process's memory.
+            from sip_gateway import dial_server
+
+            relay = dial_server.DialRelay(self._with_room, self._diallers, self._file.tls())
+            self._dialler = await dial_server.serve(
+                self._config.outbound.listen, self._file.tls(), relay
+            )
+            _log.info("dialler", port=self._dialler.port)
         self._keeping = [
             asyncio.create_task(worker.keep(self._stopping)) for worker in self._workers
         ]
@@ -105,6 +121,10 @@ class Supervisor:
             conversations=len(self._workers) * self._fleet.slots,
         )
 
+    def renew_trunks(self) -> None:
+        """Register every trunk again now: the network has changed."""
+        self._renewing = asyncio.create_task(self._edge.register_again())
+
     async def drain(self, now: asyncio.Event) -> None:
         """The edge takes no more calls, then the workers finish theirs. `now` ends them."""
         self._stopping.set()
@@ -114,16 +134,23 @@ class Supervisor:
             worker.ask()
         ended = asyncio.gather(*self._keeping)
         insisted = asyncio.create_task(now.wait())
-        await asyncio.wait((ended, insisted), return_when=asyncio.FIRST_COMPLETED)
+        limit_s = self._config.drain_limit_s + _GOODBYES_S
+        await asyncio.wait((ended, insisted), timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
         insisted.cancel()
-        if not ended.done():
+        for _ in range(_INSISTENCE):
+            if ended.done():
+                return
+            # Two signals at once are one to who gets them, so this is said again and again.
             for worker in self._workers:
                 worker.ask()
-            await asyncio.wait((ended,), timeout=_LAST_CALLS_S)
+            await asyncio.wait((ended,), timeout=_INSIST_EACH_S)
 
     async def stop(self) -> None:
         """Leave nothing running. The edge goes last: goodbyes pass through it."""
         self._stopping.set()
+        self._ports.release()
+        if self._dialler is not None:
+            await self._dialler.stop(0.0)
         for worker in self._workers:
             await worker.kill()
         for task in self._keeping:
@@ -157,6 +184,8 @@ class Supervisor:
         }
         if self._config.metrics is not None:
             settings["sip.metrics"] = f"{_INSIDE}:0"
+        if self._config.outbound.listen is not None:
+            settings["sip.outbound.listen"] = f"{_INSIDE}:0"
         return _Command(self._file, settings, self._plan.advertised)
 
     def _serve_metrics(self, address: HostPort) -> None:
@@ -164,6 +193,21 @@ class Supervisor:
         registry.register(FleetMetrics(metrics.REGISTRY, self._metrics_ports))
         port = telemetry.serve_metrics(address, registry)
         _log.info("metrics", listen=f"{address.host}:{port}")
+
+    def _with_room(self) -> list[HostPort]:
+        """The services of the workers that have room for a call, the emptiest first."""
+        statuses = [worker.status for worker in self._workers if worker.status is not None]
+        able = [
+            status
+            for status in statuses
+            if status.open and status.dial_port and status.legs < status.slots
+        ]
+        able.sort(key=lambda status: status.legs - status.slots)
+        return [HostPort(_INSIDE, status.dial_port) for status in able]
+
+    def _diallers(self) -> list[HostPort]:
+        statuses = (worker.status for worker in self._workers if worker.status is not None)
+        return [HostPort(_INSIDE, status.dial_port) for status in statuses if status.dial_port]
 
     def _metrics_ports(self) -> dict[str, int]:
         """For the metrics server's threads."""
@@ -190,29 +234,25 @@ class _Command:
         )
 
 
-def _edge_plan(file: ConfigFile, config: SipConfig, fleet: FleetPlan, folder: Path) -> EdgePlan:
+def _edge_plan(
+    file: ConfigFile, config: SipConfig, fleet: FleetPlan, folder: Path, ports: ReservedPorts
+) -> EdgePlan:
     transports = tuple(config.transports)
-    outside = _free_address(config.listen, transports)
-    if outside.host in ("0.0.0.0", "*"):
-        outside = outside._replace(host="0.0.0.0")
-        advertised = outside._replace(host=config.nat.public_address or _own_address())
-    else:
-        advertised = outside._replace(host=config.nat.public_address or outside.host)
-    tls = config.edge.tls
+    outside = config.listen._replace(host=config.listen.host.replace("*", EVERY_ADDRESS))
+    outside = ports.take("[sip] listen", outside, transports)
+    tls = _tls_files(file, config.edge.tls)
     if tls is not None:
-        tls = tls.model_copy(
-            update={
-                "cert_file": file.resolve(tls.cert_file),
-                "key_file": file.resolve(tls.key_file),
-                "ca_file": file.resolve(tls.ca_file) if tls.ca_file is not None else None,
-            }
-        )
-        tls.check()
+        ports.take("[sip.edge.tls] listen", tls.listen, (Transport.TCP,))
+    host = own_address() if outside.host == EVERY_ADDRESS else outside.host
     return EdgePlan(
         config=config.edge.model_copy(update={"tls": tls}),
         outside=outside,
-        advertised=advertised,
-        inside=_free_address(HostPort(_INSIDE, 0), (Transport.UDP, Transport.TCP)),
+        advertised=outside._replace(host=config.nat.public_address or host),
+        inside=ports.take(
+            "the edge's side towards the workers",
+            HostPort(_INSIDE, 0),
+            (Transport.UDP, Transport.TCP),
+        ),
         transports=transports,
         trunks=edge_trunks(config.trunks),
         workers=fleet.workers,
@@ -221,43 +261,12 @@ def _edge_plan(file: ConfigFile, config: SipConfig, fleet: FleetPlan, folder: Pa
     )
 
 
-def _free_address(listen: HostPort, transports: tuple[Transport, ...]) -> HostPort:
-    """`listen` with a port that is free now; ConfigError when the one it names is not."""
-    for attempt in range(_PORT_ATTEMPTS):
-        port = listen.port
-        with contextlib.ExitStack() as held:
-            try:
-                for transport in transports:
-                    port = _bind(held, listen.host, port, transport)
-            except OSError as error:
-                if listen.port or attempt == _PORT_ATTEMPTS - 1:
-                    raise ConfigError(
-                        f"[sip] listen = {listen}: cannot listen there: {error.strerror}; "
-                        "is another program using the port?"
-                    ) from None
-            else:
-                return listen._replace(port=port)
-    raise AssertionError("unreachable")
-
-
-def _bind(held: contextlib.ExitStack, host: str, port: int, transport: Transport) -> int:
-    kind = socket.SOCK_DGRAM if transport is Transport.UDP else socket.SOCK_STREAM
-    opened = held.enter_context(socket.socket(socket.AF_INET, kind))
-    if kind is socket.SOCK_STREAM:
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    opened.bind(("" if host in ("0.0.0.0", "*") else host, port))
-    if kind is socket.SOCK_STREAM:
-        opened.listen(1)
-    return int(opened.getsockname()[1])
-
-
-def _own_address() -> str:
-    """The address that others most likely reach this machine at. Sends nothing."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))
-        except OSError:
-            raise ConfigError(
-                "[sip] listen = 0.0.0.0 and this machine has no route to others: write its address"
-            ) from None
-        return str(probe.getsockname()[0])
+def _tls_files(file: ConfigFile, tls: EdgeTls | None) -> EdgeTls | None:
+    """With the paths of files as they are found from here, and fit for use."""
+    if tls is None:
+        return None
+    paths = {"cert_file": tls.cert_file, "key_file": tls.key_file, "ca_file": tls.ca_file}
+    found = {key: file.resolve(path) for key, path in paths.items() if path is not None}
+    resolved = tls.model_copy(update=found)
+    resolved.check()
+    return resolved

@@ -1,58 +1,48 @@
 #!/usr/bin/env python
-"""What one call costs at the gateway, and how much delay it adds.
+"""What a call costs at the gateway, and how much delay it adds, on good networks and bad ones.
 
-    scripts/bench/gateway.py [--quick] [--json FILE]
+    scripts/bench/gateway.py [--quick] [--json FILE] [--plot FILE.png]
 
-A real gateway process answers real SIP; callers and agent live in this process and are left out
-of the CPU figures. The baseline, measured in the same run with the same callers, is a bare PJSIP
-port that talks to nobody: what is above it is gRPC, playout, recording and the call itself.
+A real gateway (supervisor, workers, Kamailio before them) answers real SIP; callers and agents
+live in this process and are left out of the CPU figures. Both sides of each call talk all the time,
+PCMU, and each call is recorded. The baseline, measured in the same run with the same callers, is a
+bare pjsua2 port that talks to nobody: what is above it is gRPC, playout, recording and the call.
 
-Delay is one way, from the moment at which an RTP packet is due at the sender to the moment at which
-the agent has the PCM of its first sample; under jitter the network's own delay is part of it.
+Delay is one way, from the moment at which an RTP packet is due at the caller to the moment at which
+the agent has the first sample of it; the network's own delay is part of it. It is measured while
+other calls are up. `--plot` needs the extra `bench` (matplotlib).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import heapq
-import itertools
 import os
-import random
-import re
 import socket
 import statistics
-import struct
-import sys
 import tempfile
 import time
-import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
-import grpc.aio
-import numpy as np
-from report import arguments, publish
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "proto" / "gen")]
-
-from landline.agent.v1 import agent_pb2 as pb  # noqa: E402
-from landline.agent.v1 import agent_pb2_grpc  # noqa: E402
+from gateway_load import (
+    HOST,
+    Agents,
+    Choir,
+    Impairment,
+    Processes,
+    Trace,
+    dial,
+    metric,
+    start,
+    trace,
+)
+from report import machine, parser, percentile, publish
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-HOST = "127.0.0.1"
-PACKET_S = 0.02
-CLICK_EVERY_PACKETS = 25
-CLICK_LEVEL = 12_000
-SPEECH_CHUNK_S = 0.1
-SPEECH_LEAD_S = 0.3
-STALL_S = 0.2
-CLICK_WINDOW_S = 0.45
-JITTER_S = 0.06
 CONFIG = """\
 [landline]
 data_dir = "var"
@@ -62,404 +52,264 @@ log_level = "error"
 listen = "127.0.0.1:0"
 agent = "127.0.0.1:{agent_port}"
 metrics = "127.0.0.1:{metrics_port}"
+rtp_ports = "22000-22599"
 [[sip.trunks]]
 name = "bench"
 kind = "peer"
 allow = ["127.0.0.1/32"]
 """
+BASELINE_CALLS = 3
+STALL_MS = 200
+BUFFERED_AGAIN_MS = 40  # above what was buffered before, a packet of 20 ms
+SETTLE_S = 1.5
 
 
-# -- sound --------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How much is measured, and for how long."""
+
+    fleets: tuple[int, ...]
+    load_s: float
+    trace_s: float
+    stall_s: float  # after the first packet
+    networks: tuple[str, ...]
+    leak_calls: int
+
+    def impairments(self) -> dict[str, Impairment]:
+        known = {
+            "clean": Impairment(),
+            "jitter, sigma 20 ms": Impairment(jitter_ms=20, seed=11),
+            "jitter, sigma 60 ms": Impairment(jitter_ms=60, seed=11),
+            "one stall of 200 ms": Impairment(
+                stall_at_ms=self.stall_s * 1000, stall_ms=STALL_MS, seed=11
+            ),
+            "1 % loss": Impairment(loss=0.01, seed=11),
+            "5 % loss": Impairment(loss=0.05, seed=11),
+            "2 % reordered": Impairment(reorder=0.02, seed=11),
+        }
+        return {name: known[name] for name in self.networks}
 
 
-def ulaw(samples: np.ndarray) -> bytes:
-    """G.711 µ-law of 16-bit samples."""
-    biased = np.minimum(np.abs(samples.astype(np.int32)), 32_635) + 132
-    exponent = np.floor(np.log2(biased)).astype(np.int32) - 7
-    mantissa = (biased >> (exponent + 3)) & 0x0F
-    sign = np.where(samples < 0, 0x80, 0)
-    return (~(sign | (exponent << 4) | mantissa) & 0xFF).astype(np.uint8).tobytes()
+QUICK = Plan(
+    fleets=(20,),
+    load_s=4,
+    trace_s=8.5,
+    stall_s=2.5,
+    networks=("clean", "jitter, sigma 60 ms", "one stall of 200 ms"),
+    leak_calls=0,
+)
+FULL = Plan(
+    fleets=(1, 4, 20, 40),
+    load_s=30,
+    trace_s=60,
+    stall_s=20,
+    networks=(
+        "clean",
+        "jitter, sigma 20 ms",
+        "jitter, sigma 60 ms",
+        "one stall of 200 ms",
+        "1 % loss",
+        "5 % loss",
+        "2 % reordered",
+    ),
+    leak_calls=1000,
+)
 
 
-_SECOND = np.arange(8000) / 8000
-_MURMUR = ulaw((np.sin(2 * np.pi * 300 * _SECOND) * 1500).astype(np.int16))
-_CLICK = ulaw(np.where(np.arange(160) % 8 < 4, 24_000, -24_000))
-_SPEECH = (np.sin(2 * np.pi * 500 * np.arange(1600) / 16_000) * 6000).astype("<i2").tobytes()
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    processes: Processes
+    metrics_port: int
 
 
-# -- the caller ---------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class RtpPattern:
-    """How the packets of a call reach the network, by their number."""
-
-    jitter_s: float = 0.0
-    stall_at_s: float | None = None
-
-    def delay_s(self, number: int, chance: random.Random) -> float:
-        if self.stall_at_s is not None:
-            since_s = number * PACKET_S - self.stall_at_s
-            return STALL_S - since_s if 0 <= since_s < STALL_S else 0.0
-        return abs(chance.gauss(0, self.jitter_s)) if self.jitter_s else 0.0
-
-
-class RefusedError(Exception):
-    """The answer to a request was not 2xx."""
-
-
-class Caller:
-    """A SIP user agent of the least kind: one call, PCMU, a click each half second."""
-
-    def __init__(self, port: int, pattern: RtpPattern | None = None) -> None:
-        self._server = (HOST, port)
-        self._pattern = pattern or RtpPattern()
-        self._sip = _udp_socket()
-        self._rtp = _udp_socket()
-        self._call_id = f"{random.getrandbits(64):x}@{HOST}"
-        self._to = f"<sip:agent@{HOST}:{port}>"
-        self._branch = ""
-        self._media: tuple[str, int] | None = None
-        self._sending: asyncio.Task[None] | None = None
-        self._draining: asyncio.Task[None] | None = None
-        self.clicks_s: list[float] = []
-
-    async def __aenter__(self) -> Self:
-        await self.dial()
-        self.talk()
-        return self
-
-    async def __aexit__(self, *_error: object) -> None:
-        await self.hang_up()
-
-    async def dial(self) -> None:
-        rtp_port = self._rtp.getsockname()[1]
-        body = (
-            f"v=0\r\no=- 1 1 IN IP4 {HOST}\r\ns=-\r\nc=IN IP4 {HOST}\r\nt=0 0\r\n"
-            f"m=audio {rtp_port} RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\n"
-        )
-        answer = await self._request("INVITE", 1, body)
-        to, media = re.search(r"\r\nTo: (.*)\r\n", answer), re.search(r"m=audio (\d+)", answer)
-        if to is None or media is None:
-            raise RuntimeError(f"no usable answer: {answer[:200]}")
-        self._to, self._media = to[1], (HOST, int(media[1]))
-        self._sip.sendto(self._text("ACK", 1), self._server)
-
-    def talk(self) -> None:
-        self._sending = asyncio.create_task(self._send_rtp())
-        self._draining = asyncio.create_task(self._drain_rtp())
-
-    async def hang_up(self) -> None:
-        for task in (self._sending, self._draining):
-            if task is not None:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
-        await self._request("BYE", 2)
-        self.close()
-
-    def close(self) -> None:
-        self._sip.close()
-        self._rtp.close()
-
-    async def _request(self, method: str, number: int, body: str = "") -> str:
-        """Send a request and return its final answer; RefusedError unless that is 2xx."""
-        loop = asyncio.get_running_loop()
-        self._sip.sendto(self._text(method, number, body), self._server)
-        async with asyncio.timeout(5):
-            while True:
-                text = (await loop.sock_recv(self._sip, 4000)).decode()
-                if f"CSeq: {number} {method}" not in text or text.startswith("SIP/2.0 1"):
-                    continue
-                if not text.startswith("SIP/2.0 2"):
-                    # Of the same transaction as the INVITE (RFC 3261, 17.1.1.3).
-                    to = re.search(r"\r\nTo: (.*)\r\n", text)
-                    self._to = to[1] if to else self._to
-                    self._sip.sendto(self._text("ACK", number, branch=self._branch), self._server)
-                    raise RefusedError(f"{method}: {text.splitlines()[0]}")
-                return text
-
-    def _text(self, method: str, number: int, body: str = "", *, branch: str = "") -> bytes:
-        self._branch = branch or f"z9hG4bK{random.getrandbits(60):x}"
-        port = self._sip.getsockname()[1]
-        content = "Content-Type: application/sdp\r\n" if body else ""
-        return (
-            f"{method} sip:agent@{HOST}:{self._server[1]} SIP/2.0\r\n"
-            f"Via: SIP/2.0/UDP {HOST}:{port};rport;branch={self._branch}\r\n"
-            f"Max-Forwards: 70\r\nFrom: <sip:bench@{HOST}:{port}>;tag=1\r\nTo: {self._to}\r\n"
-            f"Call-ID: {self._call_id}\r\nCSeq: {number} {method}\r\n"
-            f"Contact: <sip:bench@{HOST}:{port}>\r\n{content}"
-            f"Content-Length: {len(body)}\r\n\r\n{body}"
-        ).encode()
-
-    async def _send_rtp(self) -> None:
-        chance = random.Random(7)
-        begin, waiting = time.monotonic(), [(0.0, 0)]
-        for number in itertools.count():
-            due_s = begin + number * PACKET_S
-            heapq.heappush(waiting, (due_s + self._pattern.delay_s(number, chance), number))
-            while waiting[0][0] < due_s + PACKET_S:
-                at_s, which = heapq.heappop(waiting)
-                await asyncio.sleep(max(at_s - time.monotonic(), 0))
-                self._send_packet(which, begin)
-                if not waiting:
-                    break
-            await asyncio.sleep(max(due_s + PACKET_S - time.monotonic(), 0))
-
-    def _send_packet(self, number: int, begin_s: float) -> None:
-        click = number % CLICK_EVERY_PACKETS == CLICK_EVERY_PACKETS - 1
-        at = number * 160 % 8000
-        payload = _CLICK if click else _MURMUR[at : at + 160]
-        header = struct.pack("!BBHII", 0x80, 0, number & 0xFFFF, number * 160, 77)
-        if self._media is not None:
-            self._rtp.sendto(header + payload, self._media)
-        if click:
-            self.clicks_s.append(begin_s + number * PACKET_S)
-
-    async def _drain_rtp(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await loop.sock_recv(self._rtp, 2000)
-
-
-def _udp_socket() -> socket.socket:
-    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    made.bind((HOST, 0))
-    made.setblocking(False)
-    return made
-
-
-# -- the agent ----------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Listener:
-    """What the agent heard in one call: when each click came."""
-
-    clicks_s: list[float] = field(default_factory=list)
-
-    def take(self, pcm: bytes) -> None:
-        now = time.monotonic()
-        if self.clicks_s and now - self.clicks_s[-1] < 0.3:
-            return
-        if np.abs(np.frombuffer(pcm, "<i2")).max() > CLICK_LEVEL:
-            self.clicks_s.append(now)
-
-
-class Agent(agent_pb2_grpc.ConversationServicer):  # type: ignore[misc]
-    """Talks all the time, in pieces of 100 ms, and listens for clicks."""
-
-    def __init__(self) -> None:
-        self.listeners: list[Listener] = []
-
-    async def Converse(  # noqa: N802 - named by the protocol
-        self, request_iterator: AsyncIterator[pb.ConverseRequest], context: Any
-    ) -> AsyncIterator[pb.ConverseResponse]:
-        await context.send_initial_metadata(())
-        listener = Listener()
-        self.listeners.append(listener)
-        reading = asyncio.create_task(self._read(request_iterator, listener))
-        begin = time.monotonic() - SPEECH_LEAD_S
-        for number in itertools.count(1):
-            yield pb.ConverseResponse(play=pb.PlayAudio(mark="talk", pcm=_SPEECH))
-            await asyncio.sleep(max(begin + number * SPEECH_CHUNK_S - time.monotonic(), 0))
-            if reading.done():
-                return
-
-    @staticmethod
-    async def _read(requests: AsyncIterator[pb.ConverseRequest], listener: Listener) -> None:
-        async for request in requests:
-            if request.HasField("audio"):
-                listener.take(request.audio.pcm)
-
-
-# -- what is measured ---------------------------------------------------------------------------
-
-
-class Server:
-    """A process that answers calls, and what it uses."""
-
-    def __init__(self, process: asyncio.subprocess.Process, port: int) -> None:
-        self.process = process
-        self.port = port
-
-    def cpu_s(self) -> float:
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(") ")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def rss_mb(self) -> float:
-        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-    async def stop(self) -> None:
-        self.process.terminate()
+@contextlib.asynccontextmanager
+async def gateway(agents: Agents, calls: int) -> AsyncIterator[Gateway]:
+    """A gateway for so many calls."""
+    with tempfile.TemporaryDirectory() as folder:
+        metrics_port = _free_port()
+        config = Path(folder) / "landline.toml"
+        config.write_text(CONFIG.format(agent_port=agents.port, metrics_port=metrics_port))
+        command = ("-m", "sip_gateway", "--config", str(config), "--set", f"sip.calls={calls}")
+        processes = await start(*command)
         try:
-            await asyncio.wait_for(self.process.wait(), 10)
-        except TimeoutError:
-            self.process.kill()
-            await self.process.wait()
+            yield Gateway(processes, metrics_port)
+        finally:
+            await processes.stop()
 
 
-async def start_server(*command: str) -> Server:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *command,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'proto' / 'gen'}"},
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    line = (await asyncio.wait_for(process.stdout.readline(), 20)).decode()
-    match = re.search(r":(\d+)\s*$", line)
-    if match is None:
-        raise RuntimeError(f"the server said {line!r}")
-    return Server(process, int(match[1]))
+# -- what is measured -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
     cpu_percent_per_call: float
     rss_mb: float
+    minutes: float  # of all calls together
 
 
-async def cost_of(server: Server, calls: int, seconds: float) -> Cost:
-    """CPU and memory while `calls` run, without their beginning and end."""
-    async with contextlib.AsyncExitStack() as stack:
-        for _ in range(calls):
-            await stack.enter_async_context(Caller(server.port))
-        await asyncio.sleep(1.0)
-        begin, used = time.monotonic(), server.cpu_s()
+async def cost_of(processes: Processes, calls: int, seconds: float) -> Cost:
+    """CPU and memory while `calls` talk, without their beginning and end."""
+    async with Choir(processes.port, calls):
+        await asyncio.sleep(SETTLE_S)
+        begin, used = time.monotonic(), processes.cpu_s()
         await asyncio.sleep(seconds)
-        percent = 100 * (server.cpu_s() - used) / (time.monotonic() - begin)
-        return Cost(percent / calls, server.rss_mb())
+        percent = 100 * (processes.cpu_s() - used) / (time.monotonic() - begin)
+        return Cost(percent / calls, processes.rss_mb(), calls * (seconds + SETTLE_S) / 60)
 
 
-async def delays_ms(
-    server: Server, agent: Agent, pattern: RtpPattern, seconds: float
-) -> list[tuple[float, float]]:
-    """(when it was sent, how late it was heard in ms) for each click of one call."""
-    async with Caller(server.port, pattern) as caller:
-        await asyncio.sleep(seconds)
-    heard_s = agent.listeners[-1].clicks_s
-    return [
-        (sent_s - caller.clicks_s[0], (heard - sent_s) * 1000)
-        for sent_s in caller.clicks_s
-        for heard in [next((at for at in heard_s if 0 < at - sent_s < CLICK_WINDOW_S), None)]
-        if heard is not None
-    ]
+async def traces(agents: Agents, port: int, plan: Plan) -> dict[str, Trace]:
+    """A call over each network, all at the same time."""
+    running = {}
+    for name, impairment in plan.impairments().items():
+        running[name] = asyncio.create_task(trace(agents, port, impairment, plan.trace_s))
+        await asyncio.sleep(0.15)
+    return {name: await task for name, task in running.items()}
 
 
-async def calls_per_second(server: Server, seconds: float) -> float:
+def stall_recovery_ms(found: Trace, stall_s: float) -> float | None:
+    """From the end of the stall until at most 60 ms are buffered; None when that never came."""
+    before = [ms for at, ms in found.delays if 1.0 <= at < stall_s - 0.1]
+    if not before:
+        return None
+    limit = statistics.median(before) + BUFFERED_AGAIN_MS
+    end_s = stall_s + STALL_MS / 1000
+    after = [(at, ms) for at, ms in found.delays if at >= end_s]
+    for place, (at, _ms) in enumerate(after):
+        near = [ms for _at, ms in after[place : place + 5]]
+        if len(near) == 5 and statistics.median(near) <= limit:
+            return max(at - end_s, 0.0) * 1000
+    return None
+
+
+async def calls_per_second(port: int, seconds: float) -> float:
     """Complete calls without talk, one after the other, as fast as they are admitted."""
     begin, done = time.monotonic(), 0
     while time.monotonic() - begin < seconds:
-        try:
-            await _shortest_call(server.port)
-            done += 1
-        except RefusedError:
-            await asyncio.sleep(0.05)
+        await (await dial(port)).hang_up()
+        done += 1
     return done / (time.monotonic() - begin)
 
 
-async def _shortest_call(port: int) -> None:
-    caller = Caller(port)
+async def growth_mb(processes: Processes, calls: int) -> float:
+    """Resident memory after so many calls above that after the first hundred."""
+
+    async def some(number: int) -> None:
+        for _ in range(number):
+            await (await dial(processes.port)).hang_up()
+
+    await some(100)
+    await asyncio.sleep(2)
+    before = processes.rss_mb()
+    await some(calls)
+    await asyncio.sleep(2)
+    return processes.rss_mb() - before
+
+
+@dataclass(slots=True)
+class Figures:
+    plan: Plan
+    values: dict[str, Any] = field(default_factory=dict)
+    traces: dict[str, Trace] = field(default_factory=dict)
+
+
+async def measure(plan: Plan) -> Figures:
+    figures = Figures(plan)
+    figures.values["load_before"] = round(os.getloadavg()[0], 2)
+    async with Agents() as agents:
+        for calls in plan.fleets:
+            await _measure_fleet(agents, calls, figures)
+        async with gateway(agents, BASELINE_CALLS) as alone:
+            figures.values["rss_mb_idle"] = round(alone.processes.rss_mb(), 1)
+            one_worker = await cost_of(alone.processes, BASELINE_CALLS, plan.load_s)
+            if plan.leak_calls:
+                grown = await growth_mb(alone.processes, plan.leak_calls)
+                figures.values["leak_calls"] = plan.leak_calls
+                figures.values["rss_growth_mb"] = round(grown, 2)
+    bare = await start(str(Path(__file__).with_name("bare_port.py")))
     try:
-        await caller.dial()
-        await caller.hang_up()
+        baseline = await cost_of(bare, BASELINE_CALLS, plan.load_s)
     finally:
-        caller.close()
-
-
-def stall_recovery_ms(delays: list[tuple[float, float]], stall_at_s: float) -> float | None:
-    """From the end of the stall until the delay is within 20 ms of what it was before."""
-    before = [ms for at_s, ms in delays if at_s < stall_at_s - 1]
-    if not before:
-        return None
-    limit = statistics.median(before) + 20
-    end_s = stall_at_s + STALL_S
-    after = [(at_s, ms) for at_s, ms in delays if at_s >= end_s]
-    late = [at_s for at_s, ms in after if ms > limit]
-    if late and late[-1] == after[-1][0]:
-        return None
-    return max((late[-1] if late else end_s) - end_s, 0.0) * 1000
-
-
-def metric(port: int, name: str) -> float:
-    with urllib.request.urlopen(f"http://{HOST}:{port}/metrics", timeout=5) as answer:
-        text = answer.read().decode()
-    return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name))
-
-
-async def measure(quick: bool) -> dict[str, Any]:
-    seconds = 6.0 if quick else 30.0
-    agent = Agent()
-    grpc_server = grpc.aio.server()
-    agent_pb2_grpc.add_ConversationServicer_to_server(agent, grpc_server)
-    agent_port = grpc_server.add_insecure_port(f"{HOST}:0")
-    await grpc_server.start()
-    with tempfile.TemporaryDirectory() as folder, _free_port() as metrics_port:
-        config = Path(folder) / "landline.toml"
-        config.write_text(CONFIG.format(agent_port=agent_port, metrics_port=metrics_port))
-        gateway = await start_server("-m", "sip_gateway", "--config", str(config))
-        try:
-            figures = await _measure_gateway(gateway, agent, metrics_port, seconds)
-        finally:
-            await gateway.stop()
-    await grpc_server.stop(0)
-    baseline = await start_server(str(Path(__file__).with_name("bare_port.py")))
-    try:
-        bare = await cost_of(baseline, 3, seconds)
-    finally:
-        await baseline.stop()
-    figures["baseline_cpu_percent_per_call"] = round(bare.cpu_percent_per_call, 3)
-    figures["cpu_ratio_to_baseline"] = round(
-        figures["cpu_percent_per_call"] / bare.cpu_percent_per_call, 2
-    )
+        await bare.stop()
+    ours, theirs = one_worker.cpu_percent_per_call, baseline.cpu_percent_per_call
+    figures.values["cpu_percent_per_call_one_worker"] = round(ours, 3)
+    figures.values["baseline_cpu_percent_per_call"] = round(theirs, 3)
+    figures.values["cpu_ratio_to_baseline"] = round(ours / theirs, 2)
     return figures
 
 
-async def _measure_gateway(
-    gateway: Server, agent: Agent, metrics_port: int, seconds: float
-) -> dict[str, Any]:
-    idle_mb = gateway.rss_mb()
-    one = await cost_of(gateway, 1, seconds)
-    three = await cost_of(gateway, 3, seconds)
-    underruns = metric(metrics_port, "landline_sip_playout_underruns_total")
-    minutes = (1 + 3) * (seconds + 1) / 60
-    clean = [ms for _at, ms in await delays_ms(gateway, agent, RtpPattern(), seconds)]
-    jitter = await delays_ms(gateway, agent, RtpPattern(jitter_s=JITTER_S), seconds * 1.5)
-    stall_at_s = seconds / 3
-    stall = await delays_ms(gateway, agent, RtpPattern(stall_at_s=stall_at_s), seconds * 1.5)
-    recovery = stall_recovery_ms(stall, stall_at_s)
-    return {
-        "calls": 3,
-        "cpu_percent_per_call": round(three.cpu_percent_per_call, 3),
-        "cpu_percent_one_call": round(one.cpu_percent_per_call, 3),
-        "added_delay_clean_ms": round(statistics.median(clean), 1),
-        "added_delay_clean_max_ms": round(max(clean), 1),
-        "added_delay_jitter60_ms": round(statistics.median(ms for _at, ms in jitter), 1),
-        "clicks_jitter60": len(jitter),
-        "stall_recovery_ms": None if recovery is None else round(recovery),
-        "underruns_per_min": round(underruns / minutes, 3),
-        "rss_mb_per_call": round((three.rss_mb - idle_mb) / 3, 2),
-        "rss_mb_idle": round(idle_mb, 1),
-        "calls_per_second": round(await calls_per_second(gateway, 3.0), 1),
+async def _measure_fleet(agents: Agents, calls: int, figures: Figures) -> None:
+    values, plan = figures.values, figures.plan
+    async with gateway(agents, calls) as found:
+        processes = found.processes
+        idle_mb = processes.rss_mb()
+        cost = await cost_of(processes, calls, plan.load_s)
+        values[f"cpu_percent_per_call_at_{calls}"] = round(cost.cpu_percent_per_call, 3)
+        values["calls"] = calls
+        values["cpu_percent_per_call"] = round(cost.cpu_percent_per_call, 3)
+        values["rss_mb_per_call"] = round((cost.rss_mb - idle_mb) / calls, 2)
+        values["rss_mb_fleet"] = round(cost.rss_mb, 1)
+        underruns = metric(found.metrics_port, "landline_sip_playout_underruns_total")
+        values["underruns_per_min"] = round(underruns / cost.minutes, 3)
+        values[f"underruns_at_{calls}"] = underruns
+        if calls < 20 or figures.traces:
+            return
+        figures.traces = await traces(agents, processes.port, plan)
+        values.update(_delays(figures))
+        values["calls_per_second"] = round(await calls_per_second(processes.port, 2.0), 1)
+
+
+def _delays(figures: Figures) -> dict[str, Any]:
+    """One key for each figure of each trace; those of DESIGN keep their names."""
+    short = {
+        "clean": "clean",
+        "jitter, sigma 20 ms": "jitter20",
+        "jitter, sigma 60 ms": "jitter60",
+        "one stall of 200 ms": "stall",
+        "1 % loss": "loss1",
+        "5 % loss": "loss5",
+        "2 % reordered": "reorder2",
     }
+    found: dict[str, Any] = {}
+    for name, one in figures.traces.items():
+        key = short[name]
+        found[f"added_delay_{key}_ms"] = percentile(one.delays_ms, 50)
+        found[f"added_delay_{key}_p95_ms"] = percentile(one.delays_ms, 95)
+        marks = len(one.delays) + len(one.missing_s)
+        found[f"marks_missed_{key}_percent"] = round(100 * len(one.missing_s) / marks, 1)
+        if one.reports:
+            found[f"mos_{key}"] = round(one.reports[-1][1].call_mos, 2)
+    recovery = stall_recovery_ms(figures.traces["one stall of 200 ms"], figures.plan.stall_s)
+    found["stall_recovery_ms"] = None if recovery is None else round(recovery)
+    return found
 
 
-@contextlib.contextmanager
-def _free_port() -> Any:
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
-        port = probe.getsockname()[1]
-    yield port
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def main() -> None:
+    """Measure, print, write."""
+    arguments = parser(__doc__ or "")
+    arguments.add_argument("--plot", type=Path, help="write a picture of delay and loss (PNG)")
+    options = arguments.parse_args()
+    plan = QUICK if options.quick and options.plot is None else FULL
+    figures = asyncio.run(measure(plan))
+    values = {"peer": None, **figures.values}
+    publish(values, options.json)
+    print(
+        f"\none of {values['calls']} calls costs {values['cpu_percent_per_call']} % of a core; "
+        f"in one worker {values['cpu_ratio_to_baseline']} times a bare PJSIP port"
+    )
+    if options.plot is not None:
+        from gateway_plot import draw
+
+        title = f"Gateway, PCMU, one call over each network; {machine()}, {time.strftime('%F')}"
+        draw(figures.traces, options.plot, stall_s=plan.stall_s, title=title)
+        print(f"picture: {options.plot}")
 
 
 if __name__ == "__main__":
-    options = arguments(__doc__ or "")
-    figures = asyncio.run(measure(options.quick))
-    publish({"peer": None, **figures}, options.json)
-    print(
-        f"\none call costs {figures['cpu_percent_per_call']} % of a core, "
-        f"{figures['cpu_ratio_to_baseline']} times a bare PJSIP port"
-    )
+    main()

@@ -15,12 +15,19 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def arguments(description: str) -> argparse.Namespace:
+def parser(description: str) -> argparse.ArgumentParser:
     """--quick (ends within 50 s) and --json FILE."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds; ends within 50 s")
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
-    return parser.parse_args()
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--quick", action="store_true", help="fewer rounds; ends within 50 s")
+    made.add_argument("--json", type=Path, help="write the figures to this file")
+    return made
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """The command line of a benchmark that takes no more than these."""
+    return parser(description).parse_args()
 
 
 def percentile(values: Sequence[float], percent: float) -> float | None:

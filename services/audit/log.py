@@ -188,10 +188,11 @@ class MerkleLog:
         try:
             state = json.loads(path.read_text(encoding="utf-8"))
             checkpoint = parse_checkpoint(state["checkpoint"])
-            if checkpoint.origin != self._origin:
+            if checkpoint.origin != self._signed_by.name:
                 raise LogError(
                     f"the log {self._folder} is {checkpoint.origin}, the settings say "
-                    f"{self._origin}: set audit.log_name to {checkpoint.origin}"
+                    f"{self._origin}: set audit.log_name to {checkpoint.origin}, or begin a log of "
+                    "the new name with landline audit keys rotate"
                 )
             open_checkpoint(state["checkpoint"], self._signed_by)
             self._index_bytes = state["index_bytes"]

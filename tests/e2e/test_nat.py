@@ -50,7 +50,7 @@ if REASON:
             pytest.skip(f"{REASON}; and no user namespaces: {trial.stderr.strip()}")
         assert INSIDE_A_USER_NAMESPACE not in os.environ, REASON
         done = subprocess.run(
-            [*unshare, sys.executable, "-m", "pytest", "-q", str(Path(__file__))],
+            [*unshare, sys.executable, "-m", "pytest", "-q", "-m", "not slow", str(Path(__file__))],
             env={**os.environ, INSIDE_A_USER_NAMESPACE: "1"},
             cwd=ROOT,
             capture_output=True,

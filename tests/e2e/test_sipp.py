@@ -13,6 +13,8 @@ from sip_gateway.softphone import PhoneState
 from tests.fakes.tones import peak_hz, tone
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from sip_gateway.softphone import Softphone
     from tests.fakes.agent import FakeAgent
     from tests.fakes.gateway_process import GatewayProcess
@@ -116,7 +118,10 @@ async def test_offer_that_cannot_be_answered(
     assert agent.taken == 1
 
 
-async def test_unknown_source(agent: FakeAgent, gateway: GatewayProcess, tmp_path: Path) -> None:
+async def test_unknown_source(
+    agent: FakeAgent, launch_gateway: Callable[..., Awaitable[GatewayProcess]], tmp_path: Path
+) -> None:
+    gateway = await launch_gateway(sip='[sip.admission]\nunknown_sources = "refuse"\n')
     await sipp("unknown_source", gateway, tmp_path, source="127.0.0.2")
     await gateway.wait_for_metric("landline_sip_refused_total", 1, reason="unknown_source")
     assert agent.taken == 0

@@ -72,7 +72,8 @@ class RtpRelay:
         self._inner: asyncio.DatagramTransport | None = None
         self._caller: Address | None = None
         self.gateway: Address | None = None  # known when the call is answered
-        self.passed = self.dropped = self.returned = 0
+        self.passed = self.returned = 0
+        self.dropped_at_ms: list[float] = []
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
@@ -92,6 +93,10 @@ class RtpRelay:
                 port.close()
 
     @property
+    def dropped(self) -> int:
+        return len(self.dropped_at_ms)
+
+    @property
     def outer_port(self) -> int:
         return _port_of(self._outer)
 
@@ -101,9 +106,10 @@ class RtpRelay:
 
     def _from_caller(self, data: bytes, source: Address) -> None:
         self._caller = source
-        release_ms = self._network.release_ms(time.monotonic() * 1000)
+        now_ms = time.monotonic() * 1000
+        release_ms = self._network.release_ms(now_ms)
         if release_ms is None:
-            self.dropped += 1
+            self.dropped_at_ms.append(now_ms)
             return
         self.passed += 1
         heapq.heappush(self._waiting, (release_ms, self.passed, data))

@@ -64,9 +64,12 @@ def rtp(
 class LoadCaller(asyncio.DatagramProtocol):
     """One call. `rtp_port` is what our SDP says; without it our own RTP port."""
 
-    def __init__(self, server_port: int, *, rtp_port: int | None = None) -> None:
+    def __init__(
+        self, server_port: int, *, rtp_port: int | None = None, user: str = "load"
+    ) -> None:
         self._server = (HOST, server_port)
         self._rtp_port = rtp_port
+        self._user = user
         self._sip: asyncio.DatagramTransport | None = None
         self._rtp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._rtp.bind((HOST, 0))
@@ -120,8 +123,9 @@ class LoadCaller(asyncio.DatagramProtocol):
         rtp_port = self._rtp_port or self._rtp.getsockname()[1]
         body = (
             f"v=0\r\no=- 1 {random.getrandbits(30)} IN IP4 {HOST}\r\ns=-\r\nc=IN IP4 {HOST}\r\n"
-            f"t=0 0\r\nm=audio {rtp_port} RTP/AVP 0 13\r\na=rtpmap:0 PCMU/8000\r\n"
-            f"a=rtpmap:13 CN/8000\r\na={direction}\r\n"
+            f"t=0 0\r\nm=audio {rtp_port} RTP/AVP 0 13 101\r\n"
+            "a=rtpmap:0 PCMU/8000\r\na=rtpmap:13 CN/8000\r\n"
+            f"a=rtpmap:101 telephone-event/8000\r\na=fmtp:101 0-16\r\na={direction}\r\n"
         )
         number = next(self._cseq)
         answer = await self._request("INVITE", number, body)
@@ -154,9 +158,10 @@ class LoadCaller(asyncio.DatagramProtocol):
         return (
             f"{method} {self._target} SIP/2.0\r\n"
             f"Via: SIP/2.0/UDP {HOST}:{port};rport;branch={self._branch}\r\n"
-            f"Max-Forwards: 70\r\nFrom: <sip:load@{HOST}:{port}>;tag=1\r\nTo: {self._to}\r\n"
+            f"Max-Forwards: 70\r\nFrom: <sip:{self._user}@{HOST}:{port}>;tag=1\r\n"
+            f"To: {self._to}\r\n"
             f"Call-ID: {self._call_id}\r\nCSeq: {number} {method}\r\n"
-            f"Contact: <sip:load@{HOST}:{port}>\r\n{content}"
+            f"Contact: <sip:{self._user}@{HOST}:{port}>\r\n{content}"
             f"Content-Length: {len(body)}\r\n\r\n{body}"
         ).encode()
 

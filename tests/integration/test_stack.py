@@ -15,6 +15,8 @@ import pytest
 from services.common import config
 from services.common.errors import ConfigError, LandlineError
 from services.stack import PARTS, Stack, address_of
+from tests.fakes.fleet import children, workers
+from tests.fakes.sip_peer import SipPeer
 
 
 def alive(pid: int) -> bool:
@@ -101,6 +103,69 @@ async def test_up_stops_cleanly_when_asked(stack_config: Path) -> None:
     async with asyncio.timeout(60):
         state = json.loads(await up.stdout.readline())
     up.terminate()
+    async with asyncio.timeout(30):
+        assert await up.wait() == 0
+    assert not any(alive(part["pid"]) for part in state["parts"].values())
+
+
+async def test_many_calls_need_room_everywhere(stack_config: Path) -> None:
+    file = config.load(stack_config, ["sip.calls=40", "agent.max_calls=20"])
+    with pytest.raises(ConfigError, match=r"raise agent\.max_calls"):
+        async with Stack(file):
+            pytest.fail("the stack started")
+
+
+async def test_ctrl_c_while_it_starts_leaves_nothing_running(stack_config: Path) -> None:
+    up = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "services.cli", "up", "--config", str(stack_config)),
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert up.stderr is not None
+    async with asyncio.timeout(30):
+        assert b"listening" in await up.stderr.readline()  # the first part of several
+    pids = list(children(up.pid))
+    up.send_signal(signal.SIGINT)
+    async with asyncio.timeout(15):
+        rest = await up.stderr.read()
+        assert await up.wait() == 0
+    assert b"stopped while starting" in rest
+    assert b"Traceback" not in rest
+    assert await gone(pids)
+
+
+@pytest.mark.parametrize(("calls", "count"), [(4, 2), pytest.param(40, 14, marks=pytest.mark.slow)])
+async def test_up_with_many_calls_drains_on_ctrl_c_and_ends_on_the_second(
+    stack_config: Path, calls: int, count: int
+) -> None:
+    """One command: workers, the edge before them, and everything behind them."""
+    options = ("--calls", str(calls), "--json", "--config", str(stack_config))
+    up = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "services.cli", "up", *options),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert up.stdout is not None
+    assert up.stderr is not None
+    async with asyncio.timeout(60):
+        state = json.loads(await up.stdout.readline())
+    gateway = state["parts"]["gateway"]
+    assert len(workers(gateway["pid"])) == count
+    async with SipPeer() as peer:
+        dialog = peer.dialog(f"sip:agent@{gateway['address']}")
+        assert (await dialog.invite(peer.sdp())).status == 200
+        await asyncio.sleep(0.2)
+        up.send_signal(signal.SIGINT)
+        async with asyncio.timeout(10):
+            while b"live calls may finish" not in await up.stderr.readline():
+                pass
+            while (await peer.dialog(dialog.remote_uri).ask("OPTIONS")).status != 503:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert not peer.received("BYE")
+        up.send_signal(signal.SIGINT)
+        await peer.request("BYE")
     async with asyncio.timeout(30):
         assert await up.wait() == 0
     assert not any(alive(part["pid"]) for part in state["parts"].values())

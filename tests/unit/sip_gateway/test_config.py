@@ -32,7 +32,7 @@ def test_defaults(tmp_path: Path) -> None:
     assert str(sip.listen) == "127.0.0.1:5060"
     assert sip.transports == [Transport.UDP, Transport.TCP]
     assert sip.codecs == [Codec.G722, Codec.PCMA, Codec.PCMU]
-    assert str(sip.rtp_ports) == "20000-20099"
+    assert str(sip.rtp_ports) == "20000-20399"
     assert sip.recording
     assert sip.transfer_allow == []
     assert [trunk.name for trunk in sip.trunks] == ["a", "r"]

@@ -77,8 +77,13 @@ def test_lately_is_what_came_since() -> None:
     assert worse.quality(FIRST).mos < found.mos - 1
 
 
+def test_a_moment_is_not_judged_by_itself() -> None:
+    later = replace(FIRST, packets_received=1001, packets_lost=11)
+    assert later.quality(FIRST) == later.quality()
+
+
 def test_a_packet_that_was_only_late_makes_no_negative_loss() -> None:
-    assert replace(FIRST, packets_lost=5, packets_received=1005).quality(FIRST).loss_percent == 0
+    assert replace(FIRST, packets_lost=5, packets_received=1105).quality(FIRST).loss_percent == 0
 
 
 def test_a_stream_without_packets_is_no_loss() -> None:
