@@ -79,7 +79,6 @@ class EndpointConfig:
     codecs: tuple[Codec, ...]
     jitter: JitterPolicy
     jitter_of: Mapping[str, JitterPolicy] = field(default_factory=dict)  # by name of the account
-    light_resampler: bool = False
     nat: Nat = field(default_factory=Nat)
     user_agent: str = "Landline"
     accept_transfers: bool = False

@@ -51,7 +51,6 @@ REFUSING = "refusing"  # the account that answers what is refused
 # a timer that another thread has set waits for the end of it.
 _POLL_MS = 100
 _POLL_WITHOUT_WAKING_MS = 10
-_SMALL_FILTER = 4  # of PJMEDIA's ten qualities, 3 and 4 take it
 _WAKE_UP = b"\r\n\r\n"  # what SIP phones send to keep a NAT open: PJSIP reads it and does nothing
 MORE_LEGS_THAN_FIT = 32  # PJSIP was built for fewer, and takes as many as it can
 _PORT_ATTEMPTS = 10
@@ -462,8 +461,6 @@ class Endpoint:
         media.noVad = True
         if not discard_steadily(media):
             _log.warning("slow_jitter_buffer", reason="this pjsua2 hides how frames are discarded")
-        if self.config.light_resampler:
-            media.quality = _SMALL_FILTER
         media.ecTailLen = 0
         self._log_writer.configure(config.logConfig)  # type: ignore[union-attr]
         return config

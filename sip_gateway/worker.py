@@ -18,7 +18,6 @@ from sip_gateway.ending import CallResult
 from sip_gateway.endpoint import LOCAL, REFUSING, Endpoint, LegTerms
 from sip_gateway.house import open_house
 from sip_gateway.media.rtp_probe import RtpProbe
-from sip_gateway.media.settings import Resampler
 from sip_gateway.nat import is_probably_unreachable
 from sip_gateway.outbound import Outbound
 from sip_gateway.placing import WorkerLines
@@ -308,7 +307,6 @@ def endpoint_config(config: SipConfig) -> EndpointConfig:
         codecs=tuple(config.codecs),
         jitter=config.media.jitter,
         jitter_of={trunk.name: config.media_of(trunk).jitter for trunk in config.trunks},
-        light_resampler=config.media.resampler is Resampler.LIGHT,
         nat=config.nat,
         edge_proxy=config.edge_proxy,
         place=config.worker,

@@ -191,13 +191,13 @@ async def calls_per_second(port: int, seconds: float) -> float:
 
 
 async def growth_mb(processes: Processes, calls: int) -> float:
-    """Resident memory after so many calls above that after the first hundred."""
+    """Resident memory after so many calls above that after the first 300."""
 
     async def some(number: int) -> None:
         for _ in range(number):
             await (await dial(processes.port)).hang_up()
 
-    await some(100)
+    await some(300)
     await asyncio.sleep(2)
     before = processes.rss_mb()
     await some(calls)
