@@ -51,6 +51,11 @@ class EdgeKeeper:
         self._pushing = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
 
+    @property
+    def pid(self) -> int:
+        """Of the running edge; 0 while there is none."""
+        return self._process.pid if self._up else 0
+
     async def check(self) -> None:
         """ConfigError when Kamailio refuses what was written for it."""
         await self._process.check()
@@ -113,14 +118,15 @@ class EdgeKeeper:
             self._up = False
             telemetry.EDGE_RESTARTS.inc()
             _log.error("edge_ended", status=status, effect="live calls go on; starting it again")
-            failures = 0 if loop.time() - started_s > _STEADY_AFTER_S else failures + 1
+            if loop.time() - started_s > _STEADY_AFTER_S:
+                failures = 0
             while not self._up:
-                await asyncio.sleep(_RESTART_S[min(failures - 1, len(_RESTART_S) - 1)])
+                await asyncio.sleep(_RESTART_S[min(failures, len(_RESTART_S) - 1)])
                 try:
                     await self._start_process()
-                except LandlineError as error:
-                    failures += 1
+                except (LandlineError, OSError) as error:  # no memory for a process, say
                     _log.error("edge_not_started", reason=str(error))
+                failures += 1
 
     # -- seats --------------------------------------------------------------------------------
 
