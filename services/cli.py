@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from services.audit.commands import app as audit
 from services.common import config, logging
 from services.common.errors import ConfigError, LandlineError
 from services.common.process import EXIT_CONFIG, Stop
@@ -29,14 +30,12 @@ from services.stack import state_path
 if TYPE_CHECKING:
     from services.audit.records import Event
 
-EXIT_TAMPERED = 3
 app = typer.Typer(
     help="Phone voice agents that run wholly on your own machines.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-audit = typer.Typer(help="Check the local record of what happened.", no_args_is_help=True)
 app.add_typer(audit, name="audit")
 app.add_typer(models, name="models")
 
@@ -203,6 +202,49 @@ def call(
 
 
 @app.command()
+def dial(
+    number: Annotated[str, typer.Argument(help="Whom to call; [sip.dialling] must allow it.")],
+    agent: Annotated[str, typer.Option(help="Who talks; left out: the trunk's agent.")] = "",
+    caller_id: Annotated[str, typer.Option(help="One of our own numbers to show.")] = "",
+    trunks: Annotated[
+        list[str] | None, typer.Option("--trunk", help="Trunks to try, in this order.")
+    ] = None,
+    ring_s: Annotated[int, typer.Option(help="How long to let it ring; 0: as configured.")] = 0,
+    config_path: ConfigOption = DEFAULT_CONFIG,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Have the running gateway call a number and an agent talk to who answers. Ctrl-C hangs up.
+
+    Exit code 0: somebody answered. 1: nobody did.
+
+    Example: landline dial +4930901820 --agent reminder
+    """
+    from landline.gateway.v1 import gateway_pb2
+
+    from services import dial as dialling
+    from sip_gateway.config import SipConfig
+
+    file = config.load(config_path, overrides or ())
+    listen = file.section("sip", SipConfig).outbound.listen
+    if listen is None:
+        raise ConfigError(f"{file.path}: calls are not placed: there is no [sip.outbound] listen")
+    request = gateway_pb2.DialRequest(
+        number=number, agent=agent, caller_id=caller_id, trunks=trunks or (), ring_s=ring_s
+    )
+
+    def tell(step: dialling.Step) -> None:
+        if as_json:
+            print(json.dumps(dataclasses.asdict(step)), flush=True)
+            return
+        facts = (step.trunk, str(step.sip_status or ""), step.result, step.reason)
+        _show(step.state, " ".join(fact for fact in facts if fact))
+
+    if not asyncio.run(dialling.dial(listen, file.tls(), request, tell)):
+        raise typer.Exit(1)
+
+
+@app.command()
 def doctor(
     trunk: Annotated[
         str | None, typer.Argument(help="Name of a trunk; left out: all, one after the other.")
@@ -321,36 +363,6 @@ def _show_call(events: list[Event], call_id: str, *, as_json: bool) -> None:
         if line is not None:
             console.print(f"{readable(event)[:8]}", style="dim", end="")
             _show(*line)
-
-
-@audit.command()
-def verify(
-    journal: Annotated[
-        Path | None, typer.Argument(help="A journal; left out: the one of landline.toml.")
-    ] = None,
-    config_path: ConfigOption = DEFAULT_CONFIG,
-    as_json: JsonOption = False,
-) -> None:
-    """Check the hash chain of the journal from its first record to its last.
-
-    Exit code 0: unbroken. 1: it cannot be read. 3: it has been tampered with or is damaged.
-    """
-    from services.audit.verify import verify_file
-
-    path = journal or _journal(config_path)
-    try:
-        verdict = verify_file(path)
-    except OSError as error:
-        raise LandlineError(f"cannot read {path}: {error.strerror}") from error
-    if as_json:
-        print(json.dumps({"journal": str(path), **dataclasses.asdict(verdict)}))
-    elif verdict.ok:
-        console.print(f"{path}: {verdict.records} records, unbroken; head {verdict.head}")
-    else:
-        errors.print(f"{path}: BROKEN at line {verdict.line}: {verdict.reason}", style="red")
-        errors.print(f"{verdict.records} records before it are unbroken")
-    if not verdict.ok:
-        raise typer.Exit(EXIT_TAMPERED)
 
 
 def _journal(config_path: Path) -> Path:

@@ -202,7 +202,7 @@ class Stack:
             running.restarts += 1
             try:
                 running.process, _ = await self._start(part, running.address)
-            except LandlineError as error:
+            except (LandlineError, OSError) as error:  # no memory for a process, say
                 self._on_change(part.name, str(error))
                 continue
             self._write_state()

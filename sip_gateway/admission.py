@@ -28,10 +28,14 @@ NEW_CALLS_PER_S = 10.0
 NEW_CALLS_BURST = 10.0
 UNKNOWN_NUMBER = Refusal(sip_status=404, why="unknown_number")
 UNKNOWN_SOURCE = Refusal(sip_status=403, why="unknown_source")
-FULL = Refusal(sip_status=503, why="full", retry_after_s=RETRY_AFTER_FULL_S)
-TOO_FAST = Refusal(sip_status=503, why="too_fast", retry_after_s=1)
-STOPPING = Refusal(sip_status=503, why="stopping", retry_after_s=RETRY_AFTER_STOPPING_S)
-NO_RTP_PORTS = Refusal(sip_status=503, why="no_rtp_ports", retry_after_s=RETRY_AFTER_FULL_S)
+FULL = Refusal(sip_status=503, why="full", retry_after_s=RETRY_AFTER_FULL_S, elsewhere=True)
+TOO_FAST = Refusal(sip_status=503, why="too_fast", retry_after_s=1, elsewhere=True)
+STOPPING = Refusal(
+    sip_status=503, why="stopping", retry_after_s=RETRY_AFTER_STOPPING_S, elsewhere=True
+)
+NO_RTP_PORTS = Refusal(
+    sip_status=503, why="no_rtp_ports", retry_after_s=RETRY_AFTER_FULL_S, elsewhere=True
+)
 
 
 @dataclass(frozen=True, slots=True)

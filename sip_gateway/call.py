@@ -31,11 +31,13 @@ from sip_gateway.events import (
     TransferProgressed,
 )
 from sip_gateway.hold import Hold
+from sip_gateway.limits import Direction
 from sip_gateway.media.call_media import CallMedia
 from sip_gateway.reception import Reception
 from sip_gateway.sdp import first_common_codec
 from sip_gateway.sip_message import user_of
 from sip_gateway.transfer import Transfers
+from sip_gateway.trunk import RingWith
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -92,20 +94,23 @@ class Call:
         route: Route,
         context: CallContext,
         *,
-        direction: m.Direction = m.Direction.INBOUND,
+        direction: Direction = Direction.INBOUND,
+        call_id: str = "",
+        codec: str = "",
     ) -> None:
         """An outbound call comes here answered; `invite` says what the agent would see of it."""
-        self.call_id = new_call_id(context.clock.wall_ms())
+        self.call_id = call_id or new_call_id(context.clock.wall_ms())
         self._leg = leg
         self._invite = invite
         self._trunk = trunk
         self._route = route
         self._direction = direction
+        self._codec = codec
         self._context = context
         self._log = structlog.get_logger().bind(call_id=self.call_id)
         self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._leg_ended = asyncio.Event()
-        outbound = direction is m.Direction.OUTBOUND
+        outbound = direction is Direction.OUTBOUND
         self._answered_at_ms: float | None = context.clock.now_ms() if outbound else None
         self._heard_a_mark = False
         self._held = False
@@ -119,7 +124,7 @@ class Call:
             log=self._log,
         )
         self._keys = Keys(trunk.dtmf)
-        self._hold = Hold(leg, we_called=direction is m.Direction.OUTBOUND, log=self._log)
+        self._hold = Hold(leg, we_called=direction is Direction.OUTBOUND, log=self._log)
         self._transfers = Transfers(
             leg,
             context.config.transfer_allow,
@@ -157,6 +162,7 @@ class Call:
             sip_call_id=self._invite.sip_call_id,
         )
         try:
+            await self._ring()
             stream = await self._reception.receive(self._started())
             if stream is not None:
                 await self._converse(stream)
@@ -181,6 +187,13 @@ class Call:
 
     # -- before the answer ----------------------------------------------------------------------
 
+    async def _ring(self) -> None:
+        """Where the trunk wants it, the caller hears our ringing (RFC 3960), not his network's."""
+        early = self._trunk.ring_with is RingWith.EARLY_MEDIA
+        if early and self._direction is Direction.INBOUND:
+            self._media.ring_back(True)
+            await self._try("early_media_failed", self._leg.answer(183))
+
     def _started(self) -> m.Started:
         codecs = tuple(self._context.config.codecs)
         return m.Started(
@@ -188,7 +201,7 @@ class Call:
             caller=dids.e164(self._invite.caller, self._context.config.country),
             callee=self._route.number,
             trunk=self._trunk.name,
-            codec=first_common_codec(self._invite.body, codecs),
+            codec=self._codec or first_common_codec(self._invite.body, codecs),
             region=self._route.region or self._context.region,
             agent=self._route.agent,
             direction=self._direction,
@@ -217,6 +230,7 @@ class Call:
                 stream.cancel()
 
     async def _answer(self) -> None:
+        self._media.ring_back(False)
         try:
             if self._answered_at_ms is None and not self._reception.answered:
                 await self._leg.answer(200)

@@ -19,6 +19,7 @@ from sip_gateway.dialling import DiallingConfig
 from sip_gateway.edge.config import EdgeConfig, WorkerPlace
 from sip_gateway.media.settings import MediaConfig
 from sip_gateway.nat import Nat, check_trunk, with_one_public_address
+from sip_gateway.outbound_config import OutboundConfig
 from sip_gateway.trunk import Transport, Trunk, TrunkKind
 
 if TYPE_CHECKING:
@@ -78,7 +79,6 @@ class EndpointConfig:
     codecs: tuple[Codec, ...]
     jitter: JitterPolicy
     jitter_of: Mapping[str, JitterPolicy] = field(default_factory=dict)  # by name of the account
-    light_resampler: bool = False
     nat: Nat = field(default_factory=Nat)
     user_agent: str = "Landline"
     accept_transfers: bool = False
@@ -111,6 +111,7 @@ class SipConfig(Section):
     transfer_allow: list[str] = Field(default_factory=list)
     dialling: DiallingConfig = DiallingConfig()
     admission: AdmissionConfig = AdmissionConfig()
+    outbound: OutboundConfig = OutboundConfig()
     trunks: list[Trunk] = Field(default_factory=list)
     nameservers: list[Address] = Field(default_factory=list)  # empty: those of this machine
     country: str = ""  # ISO 3166: how numbers without a country code are read
@@ -144,6 +145,7 @@ class SipConfig(Section):
                     f"which transports does not have"
                 )
         _reject_overlaps(self.trunks)
+        self._check_outbound()
         if self.country and self.country not in phonenumbers.SUPPORTED_REGIONS:
             raise ValueError(f'country {self.country!r}: write two capitals, such as "DE"')
         first, last = self.rtp_ports
@@ -159,6 +161,20 @@ class SipConfig(Section):
                     'such as "sip:*@192.0.2.10"'
                 )
         return self
+
+    def _check_outbound(self) -> None:
+        servers = [trunk.name for trunk in self.trunks if trunk.next_hop is not None]
+        for name in self.outbound.trunks:
+            if name not in servers:
+                raise ValueError(
+                    f"outbound.trunks: {name!r} is no trunk with a server or registrar"
+                )
+        if self.outbound.listen is not None and not servers:
+            raise ValueError("outbound.listen: no trunk has a server or registrar to call through")
+        if self.outbound.listen is not None and not self.dialling.allow:
+            raise ValueError(
+                "outbound.listen: nothing may be dialled; name the numbers in [sip.dialling] allow"
+            )
 
     @property
     def media_host(self) -> str:

@@ -31,6 +31,13 @@ def e164(number: str, country: str) -> str:
     return normalised(number, country)
 
 
+def names(pattern: str, number: str, country: str) -> bool:
+    """Whether a number as E.164 is the one that is written, or fits a pattern with * or ?."""
+    if any(wild in pattern for wild in "*?["):
+        return fnmatchcase(number, pattern)
+    return number == e164(pattern, country)
+
+
 def dialled(invite: Invite, source: DidSource) -> str:
     """The number in the configured place; in To and then the Request-URI where there is none."""
     places = {
@@ -51,8 +58,7 @@ def route(trunk: Trunk, invite: Invite, country: str) -> Route | None:
     as_dialled = dialled(invite, trunk.did_source)
     number = e164(as_dialled, country)
     for did in trunk.dids:
-        pattern = e164(did.number, country)
-        if fnmatchcase(number, pattern) or fnmatchcase(as_dialled, did.number):
+        if names(did.number, number, country) or fnmatchcase(as_dialled, did.number):
             return Route(number=number, agent=did.agent or trunk.agent, region=did.region)
     if trunk.dids and not trunk.agent:
         return None

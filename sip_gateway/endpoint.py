@@ -13,6 +13,7 @@ import socket
 import threading
 from collections import deque
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pjsua2 as pj
@@ -37,7 +38,7 @@ from sip_gateway.trunk import Transport
 
 if TYPE_CHECKING:
     import ipaddress
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from sip_gateway.events import Invite, Refusal
     from sip_gateway.media.port import MediaTap
@@ -50,7 +51,6 @@ REFUSING = "refusing"  # the account that answers what is refused
 # a timer that another thread has set waits for the end of it.
 _POLL_MS = 100
 _POLL_WITHOUT_WAKING_MS = 10
-_SMALL_FILTER = 4  # of PJMEDIA's ten qualities, 3 and 4 take it
 _WAKE_UP = b"\r\n\r\n"  # what SIP phones send to keep a NAT open: PJSIP reads it and does nothing
 MORE_LEGS_THAN_FIT = 32  # PJSIP was built for fewer, and takes as many as it can
 _PORT_ATTEMPTS = 10
@@ -69,11 +69,13 @@ _PJ_TRANSPORTS = {
 class LegTerms:
     """What holds for a call that comes in; an account that is not there leaves PJSIP's choice.
 
-    `answer_source`: see symmetric.py.
+    `answer_source`: see symmetric.py. `rings`: 180 is sent at once; else the owner sends what it
+    likes instead.
     """
 
     account: str = ""
     answer_source: bool = False
+    rings: bool = True
     sources: SourcePolicy = NOBODY_LOCKED
 
 
@@ -186,18 +188,24 @@ class Endpoint:
         account: str,
         tap: MediaTap | None,
         on_event: Callable[..., None],
+        caller: str = "",
+        headers: Mapping[str, str] = MappingProxyType({}),
         sources: SourcePolicy = NOBODY_LOCKED,
     ) -> Leg:
-        """Send an INVITE to `uri`; what becomes of it comes as events."""
+        """Send an INVITE to `uri`; what becomes of it comes as events.
+
+        `caller` is the URI in From, in place of the account's own.
+        """
         leg = Leg(self, next(self._numbers))
-        leg.tap, leg.on_event, leg.sources = tap, on_event, sources
+        leg.tap, leg.on_event = tap, on_event
+        leg.trunk, leg.sources = account, sources
         leg.jitter = self.config.jitter_of.get(account, self.config.jitter)
 
         def place() -> None:
             call = PjCall(self, self._accounts[account], leg)
             self._calls[leg.number] = call
             try:
-                call.makeCall(uri, pj.CallOpParam(True))
+                call.send_invite(uri, caller, headers)
             except pj.Error:
                 self._calls.pop(leg.number, None)
                 raise
@@ -274,6 +282,7 @@ class Endpoint:
 
     def select_account(self, prm: Any) -> None:
         """Decide on a request before PJSIP makes media for it; what is refused gets none."""
+        self._delete_released()  # PJSIP may give this call the number of one that has ended
         invite = self._read(prm.rdata)
         refusal = self._screen(invite, len(self._calls))
         self._screened = (invite, refusal)
@@ -302,13 +311,20 @@ class Endpoint:
         self._calls[leg.number] = call
         if refusal is not None:
             self.post(self._on_refused, invite, refusal.sip_status, refusal.why)
-            call.send_refusal(refusal)
+            # Not in this callback: an INVITE without SDP that ends in it ends the process.
+            self._commands.append(lambda: self._refuse(leg, refusal))
             return
         self.alg.request(terms.account, prm.rdata)
         if terms.answer_source:
             call.route_back = symmetric.route_back(prm.rdata.wholeMsg, prm.rdata.srcAddress)
         self.post(self._on_invite, leg, invite)
-        call.send_answer(180)
+        if terms.rings:
+            call.send_answer(180)
+
+    def _refuse(self, leg: Leg, refusal: Refusal) -> None:
+        call = self.call_of(leg)
+        if call is not None:  # it may have been cancelled in the meantime
+            self.guard(lambda: call.send_refusal(refusal))
 
     def believe_peers(self, addresses: Iterable[str]) -> None:
         """Requests within a dialog may come from these."""
@@ -445,8 +461,6 @@ class Endpoint:
         media.noVad = True
         if not discard_steadily(media):
             _log.warning("slow_jitter_buffer", reason="this pjsua2 hides how frames are discarded")
-        if self.config.light_resampler:
-            media.quality = _SMALL_FILTER
         media.ecTailLen = 0
         self._log_writer.configure(config.logConfig)  # type: ignore[union-attr]
         return config

@@ -143,3 +143,4 @@ class Refusal:
     retry_after_s: int | None = None
     contact: str | None = None  # of a redirection
     missing: str = ""
+    elsewhere: bool = False  # another worker may well take the call

@@ -14,9 +14,10 @@ from typing import Any
 import pjsua2 as pj
 
 from sip_gateway import dtmf
-from sip_gateway.events import DtmfPressed, ReinviteRefused
+from sip_gateway.events import DtmfPressed, LegProceeding, ReinviteRefused
 from sip_gateway.sip_log import pjsip_library
 
+_TRYING = 100
 _ANSWERED_BY_PJSIP = "application/dtmf-relay"
 
 
@@ -53,6 +54,19 @@ def refused(prm: Any) -> ReinviteRefused | None:
         and transaction.statusCode >= 300
     ):
         return ReinviteRefused(sip_status=int(transaction.statusCode))
+    return None
+
+
+def proceeding(prm: Any) -> LegProceeding | None:
+    """The 100 to our INVITE: nothing rings yet, but somebody is there."""
+    transaction = prm.e.body.tsxState.tsx
+    if (
+        transaction.role == pj.PJSIP_ROLE_UAC
+        and transaction.method == "INVITE"
+        and transaction.state == pj.PJSIP_TSX_STATE_PROCEEDING
+        and transaction.statusCode == _TRYING
+    ):
+        return LegProceeding(sip_status=_TRYING)
     return None
 
 

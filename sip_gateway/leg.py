@@ -36,7 +36,7 @@ from sip_gateway.media.source_lock import NOBODY_LOCKED, SourcePolicy
 from sip_gateway.source_filter import dialog_peers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from sip_gateway.config import EndpointConfig
     from sip_gateway.media.port import MediaPort, MediaTap
@@ -197,14 +197,25 @@ class PjCall(pj.Call):  # type: ignore[misc]
         self._source = SourceGuard(SystemClock())
         self._frame_ms = 0  # of the codec, which PJMEDIA's buffer counts in
         self._confirmed = False
+        self._early_media = False
         self.route_back: str | None = None  # see symmetric.py
 
     # -- commands ---------------------------------------------------------------------------
+
+    def send_invite(self, uri: str, caller: str, headers: Mapping[str, str]) -> None:
+        parameters = pj.CallOpParam(True)
+        parameters.txOption.localUri = caller
+        for name, value in headers.items():
+            _add_header(parameters, name, value)
+        self.makeCall(uri, parameters)
 
     def send_answer(self, sip_status: int) -> None:
         parameters = pj.CallOpParam()
         parameters.statusCode = sip_status
         self.answer(parameters)
+        if sip_status == pj.PJSIP_SC_OK and self._early_media:
+            self._media_changed()  # they run on as they are, perhaps for another tap
+        self._early_media = sip_status == pj.PJSIP_SC_PROGRESS
 
     def send_refusal(self, refusal: Refusal) -> None:
         parameters = pj.CallOpParam()
@@ -215,6 +226,8 @@ class PjCall(pj.Call):  # type: ignore[misc]
             _add_header(parameters, "Contact", f"<{refusal.contact}>")
         if refusal.sip_status == pj.PJSIP_SC_NOT_ACCEPTABLE_HERE and refusal.missing:
             _add_header(parameters, "Warning", f"399 landline {quoted(refusal.missing)}")
+        if self._endpoint.config.place is not None and not refusal.elsewhere:
+            _add_header(parameters, "X-Landline-Final", "1")  # the edge need not ask others
         self.answer(parameters)  # `hangup` would lose the header
 
     def send_hang_up(self, reason: str) -> None:
@@ -289,7 +302,9 @@ class PjCall(pj.Call):  # type: ignore[misc]
     def _transaction_changed(self, prm: Any) -> None:
         self._believe_peer(prm.e.body.tsxState)
         self._set_route(prm.e.body.tsxState.tsx)
-        event = in_dialog.asked(prm) or (in_dialog.refused(prm) if self._confirmed else None)
+        event = in_dialog.asked(prm) or (
+            in_dialog.refused(prm) if self._confirmed else in_dialog.proceeding(prm)
+        )
         if event is not None:
             self._post(event)
 

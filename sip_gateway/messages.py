@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from sip_gateway.events import DtmfPressed
-from sip_gateway.limits import Direction as Direction
+from sip_gateway.limits import Direction
 from sip_gateway.media.jitter import MediaReport
 from sip_gateway.media.playout import Heard
 

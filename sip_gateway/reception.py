@@ -55,7 +55,7 @@ class Reception:
         leg: Leg,
         invite: Invite,
         trunk: Trunk,
-        direction: m.Direction,
+        direction: Direction,
         agents: AgentClient,
         ending: asyncio.Future[Ending],
         end: Callable[[str, str], None],
@@ -66,7 +66,7 @@ class Reception:
         self._leg = leg
         self._invite = invite
         self._trunk = trunk
-        self._we_called = direction is m.Direction.OUTBOUND
+        self._we_called = direction is Direction.OUTBOUND
         self._agents = agents
         self._ending = ending
         self._end = end

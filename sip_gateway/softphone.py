@@ -62,6 +62,7 @@ _BUFFERED_FRAMES = 1500
 _ANY_LOOPBACK_PORT = HostPort("127.0.0.1", 0)
 _RTP_PORTS = PortRange(30000, 30999)
 _HANG_UP_S = 3.0
+_TRYING = 100
 _BUSY = Refusal(sip_status=486, why="busy")
 
 
@@ -267,7 +268,8 @@ class SoftphoneCall:
         match event:
             case LegProceeding(sip_status=status):
                 self.sip_status = status
-                self.state = PhoneState.RINGING
+                if status > _TRYING:
+                    self.state = PhoneState.RINGING
             case LegConfirmed():
                 self.sip_status = 200
                 self.state = PhoneState.TALKING

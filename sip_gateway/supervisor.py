@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from typing import TYPE_CHECKING
 
 import structlog
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from services.common.config import ConfigFile
+    from services.common.grpc_server import GrpcServer
     from services.common.process import Stop
     from sip_gateway.config import SipConfig
     from sip_gateway.edge.config import EdgeTls
@@ -35,7 +37,8 @@ if TYPE_CHECKING:
 _log = structlog.get_logger()
 _INSIDE = "127.0.0.1"
 _RUN_FOLDER = "run"
-_LAST_CALLS_S = 8.0
+_INSIST_EACH_S = 0.5
+_INSISTENCE = 16
 _GOODBYES_S = 20.0  # what workers need beyond the drain limit
 _STARTS_AT_ONCE = 4
 
@@ -45,6 +48,7 @@ async def supervise(file: ConfigFile, config: SipConfig, fleet: FleetPlan, stop:
     supervisor = Supervisor(file, config, fleet)
     try:
         await supervisor.start()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, supervisor.renew_trunks)
         announce("sip_gateway", supervisor.address)
         await stop.wait()
         await supervisor.drain(stop.now)
@@ -75,6 +79,7 @@ class Supervisor:
             for number in range(1, fleet.workers + 1)
         ]
         self._edge = EdgeKeeper(self._plan, self._seats, Resolver(config.nameservers))
+        self._dialler: GrpcServer | None = None
 
     async def start(self) -> None:
         """Everything is up when this returns; ConfigError for what a person has to mend."""
@@ -97,6 +102,15 @@ class Supervisor:
                 raise result
         self._ports.release()
         await self._edge.start()
+        if self._config.outbound.listen is not None:
+            # Not at the top: gRPC is a quarter of this process's memory.
+            from sip_gateway import dial_server
+
+            relay = dial_server.DialRelay(self._with_room, self._diallers, self._file.tls())
+            self._dialler = await dial_server.serve(
+                self._config.outbound.listen, self._file.tls(), relay
+            )
+            _log.info("dialler", port=self._dialler.port)
         self._keeping = [
             asyncio.create_task(worker.keep(self._stopping)) for worker in self._workers
         ]
@@ -106,6 +120,10 @@ class Supervisor:
             workers=len(self._workers),
             conversations=len(self._workers) * self._fleet.slots,
         )
+
+    def renew_trunks(self) -> None:
+        """Register every trunk again now: the network has changed."""
+        self._renewing = asyncio.create_task(self._edge.register_again())
 
     async def drain(self, now: asyncio.Event) -> None:
         """The edge takes no more calls, then the workers finish theirs. `now` ends them."""
@@ -119,15 +137,20 @@ class Supervisor:
         limit_s = self._config.drain_limit_s + _GOODBYES_S
         await asyncio.wait((ended, insisted), timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
         insisted.cancel()
-        if not ended.done():
+        for _ in range(_INSISTENCE):
+            if ended.done():
+                return
+            # Two signals at once are one to who gets them, so this is said again and again.
             for worker in self._workers:
                 worker.ask()
-            await asyncio.wait((ended,), timeout=_LAST_CALLS_S)
+            await asyncio.wait((ended,), timeout=_INSIST_EACH_S)
 
     async def stop(self) -> None:
         """Leave nothing running. The edge goes last: goodbyes pass through it."""
         self._stopping.set()
         self._ports.release()
+        if self._dialler is not None:
+            await self._dialler.stop(0.0)
         for worker in self._workers:
             await worker.kill()
         for task in self._keeping:
@@ -161,6 +184,8 @@ class Supervisor:
         }
         if self._config.metrics is not None:
             settings["sip.metrics"] = f"{_INSIDE}:0"
+        if self._config.outbound.listen is not None:
+            settings["sip.outbound.listen"] = f"{_INSIDE}:0"
         return _Command(self._file, settings, self._plan.advertised)
 
     def _serve_metrics(self, address: HostPort) -> None:
@@ -168,6 +193,21 @@ class Supervisor:
         registry.register(FleetMetrics(metrics.REGISTRY, self._metrics_ports))
         port = telemetry.serve_metrics(address, registry)
         _log.info("metrics", listen=f"{address.host}:{port}")
+
+    def _with_room(self) -> list[HostPort]:
+        """The services of the workers that have room for a call, the emptiest first."""
+        statuses = [worker.status for worker in self._workers if worker.status is not None]
+        able = [
+            status
+            for status in statuses
+            if status.open and status.dial_port and status.legs < status.slots
+        ]
+        able.sort(key=lambda status: status.legs - status.slots)
+        return [HostPort(_INSIDE, status.dial_port) for status in able]
+
+    def _diallers(self) -> list[HostPort]:
+        statuses = (worker.status for worker in self._workers if worker.status is not None)
+        return [HostPort(_INSIDE, status.dial_port) for status in statuses if status.dial_port]
 
     def _metrics_ports(self) -> dict[str, int]:
         """For the metrics server's threads."""

@@ -39,6 +39,7 @@ REACHABLE = Gauge(
     "landline_sip_trunk_reachable", "1 while the trunk's server answers OPTIONS", ["trunk"]
 )
 TRANSFERS = Counter("landline_sip_transfers", "Transfers asked for, by outcome", ["outcome"])
+DIALLED = Counter("landline_sip_dialled", "Calls that we placed, by what became of them", ["state"])
 DTMF_IGNORED = Counter(
     "landline_sip_dtmf_ignored",
     "Keys that came twice or in a way the trunk does not use",

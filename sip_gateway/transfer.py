@@ -26,6 +26,7 @@ DEADLINE_S = 40.0  # longer than a desk rings before its own voicemail would ans
 _REPLACED_S = 2.0
 # A URI as it may be given by a conversation: no headers, no spaces, no brackets.
 _URI = re.compile(r"(?:sips?:[^\s<>?@\"]+@[^\s<>?@\"]+|tel:[+0-9][0-9*#().-]*)", re.IGNORECASE)
+_TRYING = 100
 _ACCEPTED = 202
 
 
@@ -186,7 +187,7 @@ class Transfers:
 
     def _on_consulted(self, event: LegEvent) -> None:
         match event:
-            case LegProceeding(sip_status=sip_status):
+            case LegProceeding(sip_status=sip_status) if sip_status > _TRYING:
                 self._update(TransferState.TRYING, sip_status, "")
             case LegConfirmed():
                 self._begin(self._hand_over())

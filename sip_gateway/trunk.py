@@ -89,7 +89,7 @@ ServerAddress = Annotated[Server, BeforeValidator(_parse_server), PlainSerialize
 class Did(Section):
     """A number of a trunk, or a pattern (`*`, `?`) of numbers, and who answers it."""
 
-    number: str = Field(pattern=r"^\S+$")
+    number: str = Field(pattern=r"^\S(.*\S)?$")
     agent: str = ""
     region: str = ""
 

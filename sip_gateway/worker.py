@@ -8,22 +8,25 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from sip_gateway import accounts, dids, telemetry
+from sip_gateway import accounts, dial_server, dids, telemetry
 from sip_gateway.admission import UNKNOWN_SOURCE, Admission
 from sip_gateway.agent_client import AgentClient
 from sip_gateway.call import Call, CallContext
 from sip_gateway.config import EndpointConfig
+from sip_gateway.dial_server import DialServicer
 from sip_gateway.ending import CallResult
 from sip_gateway.endpoint import LOCAL, REFUSING, Endpoint, LegTerms
 from sip_gateway.house import open_house
 from sip_gateway.media.rtp_probe import RtpProbe
-from sip_gateway.media.settings import Resampler
 from sip_gateway.nat import is_probably_unreachable
+from sip_gateway.outbound import Outbound
+from sip_gateway.placing import WorkerLines
 from sip_gateway.refusals import MISSING
 from sip_gateway.resolving import Resolver
 from sip_gateway.strangers import StrangerWatch, only_from
 from sip_gateway.stun_watch import StunWatch
 from sip_gateway.telemetry import serve_metrics
+from sip_gateway.trunk import RingWith
 from sip_gateway.trunk_lines import TrunkLines
 from sip_gateway.worker_status import WorkerStatus
 
@@ -34,7 +37,9 @@ if TYPE_CHECKING:
     from services.common.addresses import HostPort
     from services.common.clock import Clock
     from services.common.config import TlsConfig
+    from services.common.grpc_server import GrpcServer
     from sip_gateway.config import SipConfig
+    from sip_gateway.ending import Ending
     from sip_gateway.events import Invite, Refusal
     from sip_gateway.leg import Leg
     from sip_gateway.media.source_lock import SourcePolicy
@@ -94,8 +99,8 @@ class Worker:
             clock=clock,
             post_at_tick_end=self._endpoint.post_at_tick_end,
         )
-        self._calls: dict[asyncio.Task[object], Call] = {}
         self._stun = StunWatch(self._endpoint, config.nat.stun)
+        self._calls: dict[asyncio.Task[Ending], Call] = {}
         self._lines = TrunkLines(
             config.trunks,
             self._endpoint,
@@ -103,6 +108,24 @@ class Worker:
             resolver,
             behind_edge=config.worker is not None,
         )
+        board = WorkerLines(
+            config,
+            self._endpoint,
+            self._admission,
+            self._context,
+            legs=lambda: self._legs,
+            adopt=self._adopt,
+        )
+        self._outbound = Outbound(
+            config.outbound,
+            config.trunks,
+            self._lines.hops,
+            self._house,
+            board,
+            country=config.country,
+        )
+        self._tls = tls
+        self._dialler: GrpcServer | None = None
 
     @property
     def address(self) -> HostPort:
@@ -129,6 +152,13 @@ class Worker:
                 _log.warning("trunk_told_private_address", trunk=trunk.name, remedy=_SAY_WHERE)
         self._stun.start()
         await self._lines.start()
+        if self._config.outbound.listen is not None:
+            servicer = DialServicer(self._outbound)
+            self._dialler = await dial_server.serve(
+                self._config.outbound.listen, self._tls, servicer
+            )
+            if self._config.worker is None:
+                _log.info("dialler", port=self._dialler.port)
         self._tell()
         _log.info("ready", listen=str(self.address), conversations=self._admission.limit)
 
@@ -167,6 +197,8 @@ class Worker:
     async def stop(self) -> None:
         """Refuse new calls, end the live ones, unregister and leave nothing behind."""
         self._admission.stopping = True
+        if self._dialler is not None:
+            await self._dialler.stop(0.0)
         for call in self._calls.values():
             call.end(CallResult.FAILED, "gateway_stopped")
         if self._calls:
@@ -186,6 +218,7 @@ class Worker:
         return LegTerms(
             account=trunk.name,
             answer_source=self._config.nat.for_trunk(trunk).answer_source,
+            rings=trunk.ring_with is RingWith.RINGING,
             sources=self._sources(trunk.name, invite.source_ip),
         )
 
@@ -218,6 +251,7 @@ class Worker:
                 legs=self._legs,
                 open=not self._admission.stopping,
                 metrics_port=self._metrics_port,
+                dial_port=self._dialler.port if self._dialler is not None else 0,
             )
         )
 
@@ -228,11 +262,14 @@ class Worker:
         if route is None:  # an emergency number: `screen` refuses any other that is not ours
             route = dids.Route(number=invite.callee, agent=trunk.agent, region="")
         leg.trunk = trunk.name
-        call = Call(leg, invite, trunk, route, self._context)
-        task: asyncio.Task[object] = asyncio.create_task(call.run(), name=call.call_id)
+        self._adopt(Call(leg, invite, trunk, route, self._context))
+
+    def _adopt(self, call: Call) -> asyncio.Task[Ending]:
+        task = asyncio.create_task(call.run(), name=call.call_id)
         self._calls[task] = call
         telemetry.ACTIVE.set(len(self._calls))
         task.add_done_callback(self._on_call_done)
+        return task
 
     def _on_refused(self, invite: Invite | None, sip_status: int, why: str) -> None:
         """Count a refusal; those of PJSIP itself come without an Invite and with a SIP reason."""
@@ -245,7 +282,7 @@ class Worker:
             missing=MISSING.get(reason, why),
         )
 
-    def _on_call_done(self, task: asyncio.Task[object]) -> None:
+    def _on_call_done(self, task: asyncio.Task[Ending]) -> None:
         del self._calls[task]
         telemetry.ACTIVE.set(len(self._calls))
         if not task.cancelled() and task.exception() is not None:
@@ -270,7 +307,6 @@ def endpoint_config(config: SipConfig) -> EndpointConfig:
         codecs=tuple(config.codecs),
         jitter=config.media.jitter,
         jitter_of={trunk.name: config.media_of(trunk).jitter for trunk in config.trunks},
-        light_resampler=config.media.resampler is Resampler.LIGHT,
         nat=config.nat,
         edge_proxy=config.edge_proxy,
         place=config.worker,

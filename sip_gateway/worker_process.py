@@ -96,7 +96,7 @@ class WorkerProcess:
                 return
             try:
                 await self.start()
-            except LandlineError as error:
+            except (LandlineError, OSError) as error:  # no memory for a process, say
                 _log.error("worker_not_started", worker=self.number, reason=str(error))
             else:
                 _log.info("worker_back", worker=self.number)

@@ -17,6 +17,7 @@ class WorkerStatus:
     legs: int  # calls that PJSIP holds, second legs and refusals included
     open: bool  # whether it takes calls at all
     metrics_port: int  # 0: none
+    dial_port: int = 0  # of the service that places calls; 0: none
 
     def line(self) -> str:
         return _PREFIX + json.dumps(dataclasses.asdict(self))

@@ -92,9 +92,9 @@ class Plan:
 
 QUICK = Plan(
     fleets=(20,),
-    load_s=5,
-    trace_s=10,
-    stall_s=3.5,
+    load_s=4,
+    trace_s=8.5,
+    stall_s=2.5,
     networks=("clean", "jitter, sigma 60 ms", "one stall of 200 ms"),
     leak_calls=0,
 )
@@ -191,13 +191,13 @@ async def calls_per_second(port: int, seconds: float) -> float:
 
 
 async def growth_mb(processes: Processes, calls: int) -> float:
-    """Resident memory after so many calls above that after the first hundred."""
+    """Resident memory after so many calls above that after the first 300."""
 
     async def some(number: int) -> None:
         for _ in range(number):
             await (await dial(processes.port)).hang_up()
 
-    await some(100)
+    await some(300)
     await asyncio.sleep(2)
     before = processes.rss_mb()
     await some(calls)
@@ -255,7 +255,7 @@ async def _measure_fleet(agents: Agents, calls: int, figures: Figures) -> None:
             return
         figures.traces = await traces(agents, processes.port, plan)
         values.update(_delays(figures))
-        values["calls_per_second"] = round(await calls_per_second(processes.port, 3.0), 1)
+        values["calls_per_second"] = round(await calls_per_second(processes.port, 2.0), 1)
 
 
 def _delays(figures: Figures) -> dict[str, Any]:

@@ -51,6 +51,7 @@ def to_event(event: audit_pb2.Event) -> Event:
         time_unix_ms=event.time_unix_ms,
         call_id=event.call_id,
         fields=fields,
+        id=event.id,
     )
 
 

@@ -27,7 +27,13 @@ _KEEPALIVE = (
     ("grpc.enable_http_proxy", 0),
 )
 # Two processes must never share a port unknowingly, and a restarted peer is found again at once.
-_SERVER_OPTIONS = (*_KEEPALIVE, ("grpc.so_reuseport", 0))
+# Beyond a thousand requests that wait at once gRPC cancels some at random if not told otherwise.
+_SERVER_OPTIONS = (
+    *_KEEPALIVE,
+    ("grpc.so_reuseport", 0),
+    ("grpc.server.max_pending_requests", 20_000),
+    ("grpc.server.max_pending_requests_hard_limit", 20_000),
+)
 _CHANNEL_OPTIONS = (
     *_KEEPALIVE,
     ("grpc.initial_reconnect_backoff_ms", 100),

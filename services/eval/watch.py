@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from services.audit import segments
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -24,19 +27,49 @@ class JournalEvent:
 
 
 async def follow(journal: Path, *, from_end: bool = True) -> AsyncIterator[JournalEvent]:
-    """Records as they are written, for ever; whole lines only."""
-    with journal.open("rb") as file:
+    """Records as they are written, for ever; whole lines only, and on into the next file."""
+    file: BinaryIO = journal.open("rb")
+    try:
         if from_end:
             file.seek(0, 2)
         pending = b""
         while True:
+            # Asked before reading: once the file is full, nothing more is written into it.
+            full = _is_full(file, journal)
             pending += file.read()
             *lines, pending = pending.split(b"\n")
             for line in lines:
                 record = json.loads(line)
                 yield JournalEvent(record["call_id"], record["type"], record["fields"])
-            if not lines:
+            if full:
+                following = _after(file, journal)
+                file.close()
+                file, pending = following, b""
+            elif not lines:
                 await asyncio.sleep(_POLL_S)
+    finally:
+        file.close()
+
+
+def _is_full(file: BinaryIO, journal: Path) -> bool:
+    """Whether the journal goes on in another file than the one that is open."""
+    try:
+        return not os.path.samestat(os.fstat(file.fileno()), journal.stat())
+    except FileNotFoundError:
+        return False  # between two files
+
+
+def _after(file: BinaryIO, journal: Path) -> BinaryIO:
+    """The file after this one; the oldest there is when this one has been retired."""
+    ours = os.fstat(file.fileno())
+    while True:
+        full = segments.closed(journal)
+        paths = [segment.path for segment in full]
+        at = next((n for n, path in enumerate(paths) if os.path.samestat(path.stat(), ours)), -1)
+        following = [*paths, journal][at + 1].open("rb")
+        if segments.closed(journal) == full:
+            return following
+        following.close()  # it became full in between, and another is the live one now
 
 
 def describe(event: JournalEvent) -> tuple[str, str] | None:

@@ -12,7 +12,7 @@ import contextlib
 import ctypes
 import dataclasses
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from services.common.audio import FRAME_BYTES, FRAME_MS
@@ -147,7 +147,8 @@ async def examine(examination: Examination, line: Line, clock: Clock) -> AsyncIt
     yield judgements.advertised_address(messages, nat.public_address)
     yield judgements.nat(messages)
     yield judgements.sip_alg(line.damage)
-    yield judgements.clock(messages, now=datetime.now(UTC), synchronised=_clock_synchronised())
+    began = datetime.now(UTC) - timedelta(milliseconds=line.now_ms())
+    yield judgements.clock(messages, began=began, synchronised=_clock_synchronised())
 
 
 async def _call(examination: Examination, line: Line, clock: Clock) -> AsyncIterator[Finding]:

@@ -133,7 +133,8 @@ def nat(messages: Sequence[SipMessage]) -> Finding:
                 remedy="set public_address, or a STUN server",
             )
         if not _private(told) or _private(peer):
-            return passed(name, f"SDP names {told} to {peer}: both sides of one network")
+            what = "both in one network" if _private(told) else "it can be reached from there"
+            return passed(name, f"SDP names {told} to {peer}: {what}")
     return skipped(name, "no SDP was sent")
 
 
@@ -152,11 +153,14 @@ def sip_alg(damage: Sequence[AlgFinding]) -> Finding:
     )
 
 
-def clock(messages: Sequence[SipMessage], *, now: datetime, synchronised: bool | None) -> Finding:
-    """The system clock against NTP and against the Date of whoever answered."""
+def clock(messages: Sequence[SipMessage], *, began: datetime, synchronised: bool | None) -> Finding:
+    """The system clock against NTP and against the Date of whoever answered.
+
+    `began` is the moment from which the messages' time counts.
+    """
     name = "clock"
     offsets = [
-        (moment - now).total_seconds()
+        (moment - began).total_seconds() - message.at_ms / 1000
         for message in messages
         if not message.sent and (moment := _date(message.header("Date"))) is not None
     ]

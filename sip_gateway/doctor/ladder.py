@@ -12,6 +12,12 @@ if TYPE_CHECKING:
 _CSEQ = re.compile(r"(?im)^cseq[ \t]*:[ \t]*\d+[ \t]+(\S+)")
 _MEDIA_LINE = re.compile(r"(?m)^m=audio (\d+) ")
 _WIDTH = 46
+_SHORT_FORMS = {  # RFC 3261, 7.3.3; RFC 4028, 4
+    "call-id": "i",
+    "contact": "m",
+    "session-expires": "x",
+    "via": "v",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +51,9 @@ class SipMessage:
         return int(words[1]) if words[0].startswith("SIP/") and words[1].isdecimal() else 0
 
     def header(self, name: str) -> str:
-        """The first value of a header in its long form; empty when there is none."""
-        match = re.search(rf"(?im)^{re.escape(name)}[ \t]*:[ \t]*(.*?)\r?$", self.text)
+        """The first value of a header, short forms included; empty when there is none."""
+        names = "|".join((re.escape(name), *_SHORT_FORMS.get(name.lower(), ())))
+        match = re.search(rf"(?im)^(?:{names})[ \t]*:[ \t]*(.*?)\r?$", self.text)
         return match[1] if match else ""
 
 

@@ -48,7 +48,13 @@ class EdgeKeeper:
         self._changed: set[int] = set()
         self._names: dict[int, str] = {}  # seat number -> the name that the edge knows
         self._wake = asyncio.Event()
+        self._pushing = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def pid(self) -> int:
+        """Of the running edge; 0 while there is none."""
+        return self._process.pid if self._up else 0
 
     async def check(self) -> None:
         """ConfigError when Kamailio refuses what was written for it."""
@@ -112,14 +118,15 @@ class EdgeKeeper:
             self._up = False
             telemetry.EDGE_RESTARTS.inc()
             _log.error("edge_ended", status=status, effect="live calls go on; starting it again")
-            failures = 0 if loop.time() - started_s > _STEADY_AFTER_S else failures + 1
+            if loop.time() - started_s > _STEADY_AFTER_S:
+                failures = 0
             while not self._up:
-                await asyncio.sleep(_RESTART_S[min(failures - 1, len(_RESTART_S) - 1)])
+                await asyncio.sleep(_RESTART_S[min(failures, len(_RESTART_S) - 1)])
                 try:
                     await self._start_process()
-                except LandlineError as error:
-                    failures += 1
+                except (LandlineError, OSError) as error:  # no memory for a process, say
                     _log.error("edge_not_started", reason=str(error))
+                failures += 1
 
     # -- seats --------------------------------------------------------------------------------
 
@@ -140,6 +147,10 @@ class EdgeKeeper:
                 await asyncio.sleep(_RESTART_S[1])
 
     async def _push_seats(self, numbers: set[int]) -> None:
+        async with self._pushing:
+            await self._push_each(numbers)
+
+    async def _push_each(self, numbers: set[int]) -> None:
         rpc = self._process.rpc
         seats = {seat.number: seat for seat in self._seats()}
         for number in sorted(numbers):
@@ -197,6 +208,13 @@ class EdgeKeeper:
                 event = "registered" if registered else "registration_lost"
                 _log.info(event, trunk=trunk.name, registrar=str(trunk.registrar))
             self._registered[trunk.key] = registered
+
+    async def register_again(self) -> None:
+        """Find every registrar again and register there now: the network has changed."""
+        await self._resolve()
+        for trunk in self._registering:
+            with contextlib.suppress(EdgeRpcError):
+                await self._process.rpc.call("uac.reg_enable", "l_uuid", trunk.key)
 
     async def _unregister(self) -> None:
         for trunk in self._registering:

@@ -100,10 +100,10 @@ class EdgeProcess:
             async with asyncio.timeout(_READY_S):
                 while not await self._answers():  # noqa: ASYNC110
                     await asyncio.sleep(_READY_POLL_S)
-        except TimeoutError:
+                await self.rpc.call("corex.debug", _QUIET_LEVEL)
+        except (TimeoutError, EdgeRpcError):
             await self.stop()
             raise LandlineError("the edge did not come up in time") from None
-        await self.rpc.call("corex.debug", _QUIET_LEVEL)
         self._starting = False
 
     async def wait(self) -> int:
@@ -111,9 +111,7 @@ class EdgeProcess:
         if self._process is None or self._reading is None:
             raise LandlineError("the edge was never started")
         status = await self._process.wait()
-        # Killed, it leaves its children behind, and they hold the ports.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        _kill_group(self._process.pid)
         await self._reading
         self.rpc.close()
         return status
@@ -125,10 +123,10 @@ class EdgeProcess:
             return
         if process.returncode is None:
             process.terminate()
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(process.wait(), _STOP_S)
-            except TimeoutError:
-                process.kill()
+        # A child that is left holds our pipe too, and asyncio's own loop waits for its end.
+        _kill_group(process.pid)
         await self.wait()
 
     def remove_files(self) -> None:
@@ -202,6 +200,12 @@ class EdgeProcess:
             reason=EXPLANATIONS.get(sip_status, "the registrar refuses it"),
             retry_in_s=render.REGISTRATION_RETRY_S,
         )
+
+
+def _kill_group(pid: int) -> None:
+    """Killed, or stopped while it starts, Kamailio leaves children that hold the ports."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
 
 
 def _dies_with_us() -> tuple[str, ...]:

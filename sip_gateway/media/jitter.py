@@ -123,18 +123,31 @@ class StreamStatistics:
         """
         if since is not None and self.packets_received - since.packets_received < _ENOUGH_PACKETS:
             since = None
-        lost = self.packets_lost + self.jitter_buffer_discards
-        received, bursts = self.packets_received, self.loss_bursts
-        buffered_ms = self.jitter_buffer_average_ms
-        if since is not None:
-            lost -= since.packets_lost + since.jitter_buffer_discards
-            received -= since.packets_received
-            bursts -= since.loss_bursts
-            buffered_ms = self.jitter_buffer_ms
-        lost = max(lost, 0)  # a packet that was counted as lost and came late is taken back
-        ratio = lost / (lost + received) if lost + received > 0 else 0.0
+        before = since or _NOTHING
+        # A packet that was counted as lost and came late is taken back.
+        lost = max(self.packets_lost - before.packets_lost, 0)
+        late = max(self.jitter_buffer_discards - before.jitter_buffer_discards, 0)
+        received = self.packets_received - before.packets_received  # the late ones too
+        bursts = self.loss_bursts - before.loss_bursts
+        buffered_ms = self.jitter_buffer_average_ms if since is None else self.jitter_buffer_ms
+        sent = lost + received
+        ratio = min((lost + late) / sent, 1.0) if sent > 0 else 0.0
+        # How late packets come together is not told, so bursts are those of the network.
+        burst = quality.burst_ratio(lost / bursts, lost / sent) if bursts > 0 and lost else 1.0
         return quality.estimate(
             delay_ms=self.round_trip_ms / 2 + buffered_ms + _PACKET_MS,
-            loss_percent=min(ratio, 1.0) * 100,
-            burst_ratio=quality.burst_ratio(lost / bursts if bursts > 0 else 0, ratio),
+            loss_percent=ratio * 100,
+            burst_ratio=burst,
         )
+
+
+_NOTHING = StreamStatistics(
+    jitter_buffer_ms=0,
+    jitter_buffer_average_ms=0,
+    jitter_buffer_discards=0,
+    jitter_buffer_empties=0,
+    packets_received=0,
+    packets_lost=0,
+    packets_sent=0,
+    jitter_ms=0.0,
+)

@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 from pydantic import Field, model_validator
 
 from services.common.config import Section
 from sip_gateway.media.jitter import JitterPolicy
-
-
-class Resampler(StrEnum):
-    """Between the 8 kHz of G.711 and the 16 kHz inside."""
-
-    FULL = "full"  # flat to 3.4 kHz
-    LIGHT = "light"  # 5 dB less at 3.4 kHz, for a fifth of the gateway's CPU
 
 
 class MediaConfig(Section):
@@ -24,7 +15,6 @@ class MediaConfig(Section):
     jitter_buffer_max_ms: int = Field(default=200, ge=40, le=1000)
     rtp_timeout_s: float = Field(default=20.0, ge=0, le=3600)  # 0: never
     one_way_after_s: float = Field(default=5.0, ge=1, le=60)
-    resampler: Resampler = Resampler.FULL
 
     @model_validator(mode="after")
     def _consistent(self) -> MediaConfig:

@@ -14,7 +14,6 @@ import asyncio
 import threading
 from collections import deque
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from services.common.audio import FRAME_MS, FRAME_SAMPLES, ms_to_samples, samples_to_ms
@@ -106,7 +105,8 @@ class Uplink:
         with self._lock:
             if not self._unread:
                 return None
-            fresh = b"".join(islice(self._ring, len(self._ring) - self._unread, None))
+            # By index from the end: an iterator would walk through all that is kept for a replay.
+            fresh = b"".join([self._ring[-behind] for behind in range(self._unread, 0, -1)])
             first_sample = self._next_sample - self._unread * FRAME_SAMPLES
             self._unread = 0
             window = ms_to_samples(WINDOW_MS)

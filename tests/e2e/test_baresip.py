@@ -13,11 +13,14 @@ from tests.fakes.baresip import Baresip
 from tests.fakes.tones import peak_hz, tone
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
     from tests.fakes.agent import FakeAgent
     from tests.fakes.gateway_process import GatewayProcess
+    from tests.fakes.sip_peer import SipPeer
+
+    LaunchGateway = Callable[..., Awaitable[GatewayProcess]]
 
 
 def at_8_khz(pcm: bytes) -> bytes:
@@ -55,3 +58,21 @@ async def test_baresip_talks_listens_and_presses_keys(
         rate_hz, samples = file.getframerate(), file.readframes(file.getnframes())
     second = np.frombuffer(samples, "<i2")[rate_hz // 2 : rate_hz * 3 // 2]
     assert peak_hz(second.tobytes()) * rate_hz / 16_000 == pytest.approx(1000, abs=10)
+
+
+async def test_baresip_holds_resumes_and_follows_a_transfer(
+    agent: FakeAgent, launch_gateway: LaunchGateway, baresip: Baresip, peer: SipPeer
+) -> None:
+    gateway = await launch_gateway(sip='transfer_allow = ["sip:desk@127.0.0.1:*"]')
+    await baresip.dial(gateway.uri("4711"))
+    talk = await agent.next_call()
+    await talk.hear(0.5)
+    baresip.press("x")
+    await talk.wait_for("held")
+    baresip.press("X")
+    await talk.wait_for("resumed")
+    assert peak_hz((await talk.hear(1.0))[-16_000:]) == pytest.approx(440, abs=5)
+    talk.transfer(f"sip:desk@127.0.0.1:{peer.port}")
+    invite = await peer.request("INVITE")
+    peer.respond(invite, 200, "OK", peer.sdp(codecs="8 101"), tag="desk")
+    assert (await talk.ended()).result == "transferred"

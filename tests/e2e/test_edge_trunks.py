@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sip_gateway.softphone import Softphone
+from tests.e2e.test_outbound import NUMBER
+from tests.e2e.test_outbound import SIP as OUTBOUND
+from tests.e2e.test_outbound import trunk as outbound_trunk
 from tests.e2e.test_process import rejected
 from tests.e2e.test_registration import PASSWORD, trunk
 from tests.fakes.certificates import tls_section
-from tests.fakes.fleet import edge, workers
+from tests.fakes.dialler import Dialler
+from tests.fakes.fleet import edge, worker_of, workers
 from tests.fakes.kamailio import Kamailio, free_port
 from tests.fakes.sip_peer import SipMessage, SipPeer
 from tests.fakes.tones import peak_hz, tone
@@ -125,6 +129,51 @@ def digest_is_right(request: SipMessage, password: str) -> bool:
     one = hashlib.md5(f"{told['username']}:{told['realm']}:{password}".encode()).hexdigest()
     two = hashlib.md5(f"{request.method}:{told['uri']}".encode()).hexdigest()
     return told["response"] == hashlib.md5(f"{one}:{told['nonce']}:{two}".encode()).hexdigest()
+
+
+async def test_a_call_out_goes_through_the_edge_and_a_full_worker_hangs_it_up_when_told(
+    agent: FakeAgent, launch_gateway: LaunchGateway
+) -> None:
+    async with SipPeer() as carrier, SipPeer() as caller:
+        out = outbound_trunk("carrier", carrier)
+        lab = '[[sip.trunks]]\nname = "lab"\nkind = "peer"\nallow = ["127.0.0.1/32"]\n'
+        gateway = await launch_gateway(sip=FLEET + OUTBOUND, trunks=out + lab)
+        async with Dialler(gateway) as dialler:
+            call = dialler.dial(NUMBER)
+            invite = await carrier.request("INVITE")
+            dialog = carrier.accept(invite)
+            assert invite.source[1] == int(gateway.address.rpartition(":")[2])
+            carrier.respond(invite, 200, "OK", carrier.sdp(), tag=dialog.local_tag)
+            await carrier.request("ACK")
+            answered = await call.until("answered")
+            assert (await agent.next_call()).started.direction == "outbound"
+            for _ in range(5):  # every line is taken now
+                assert (await caller.dialog(gateway.uri()).invite(caller.sdp())).status == 200
+            await dialler.hang_up(answered.call_id)
+            await carrier.request("BYE")
+            assert (await call.end()).reason
+
+
+async def test_what_holds_for_all_workers_is_asked_of_one_only(
+    agent: FakeAgent, launch_gateway: LaunchGateway
+) -> None:
+    """The trunk's channels are counted over all workers, in one ledger."""
+    limited = (
+        '[[sip.trunks]]\nname = "lab"\nkind = "peer"\nallow = ["127.0.0.1/32"]\n'
+        "limits = { channels = 2 }\n"
+    )
+    gateway = await launch_gateway(sip=FLEET, trunks=limited)
+    async with SipPeer() as peer:
+        first = await peer.dialog(gateway.uri()).invite(peer.sdp())
+        second = await peer.dialog(gateway.uri()).invite(peer.sdp())
+        assert (first.status, second.status) == (200, 200)
+        assert worker_of(first) != worker_of(second)
+        third = await peer.dialog(gateway.uri()).invite(peer.sdp())
+        assert third.status == 503
+        assert int(third.header("Retry-After")) > 0
+        assert not third.header("X-Landline-Final")
+    assert await gateway.metric("landline_sip_refused_total", reason="trunk_limit") == 1
+    assert agent.taken == 2
 
 
 async def test_drain_refuses_at_the_edge_and_lets_the_live_calls_end(
@@ -255,6 +304,30 @@ async def test_sip_over_tls_ends_at_the_edge(
     assert not gateway.logged("edge_ended")
 
 
+async def test_callers_over_tls_must_show_a_certificate_where_that_is_asked_for(
+    launch_gateway: LaunchGateway, tmp_path: Path
+) -> None:
+    files, _ = tls_section(tmp_path)
+    port = free_port()
+    await launch_gateway(
+        sip=f'{SMALL}[sip.edge.tls]\nlisten = "127.0.0.1:{port}"\nca_file = "{files.ca_file}"\n'
+        f'cert_file = "{files.cert_file}"\nkey_file = "{files.key_file}"\n'
+    )
+    context = ssl.create_default_context(cafile=files.ca_file)
+
+    async def options() -> int:
+        phone = TlsPhone(*await asyncio.open_connection("127.0.0.1", port, ssl=context))
+        try:
+            return (await phone.ask(tls_request(port, "OPTIONS", 1))).status
+        finally:
+            phone.close()
+
+    with pytest.raises((OSError, asyncio.IncompleteReadError)):  # an SSLError is an OSError
+        await options()
+    context.load_cert_chain(files.cert_file, files.key_file)
+    assert await options() == 200
+
+
 def tls_request(
     port: int,
     method: str,
@@ -334,3 +407,28 @@ async def test_calls_that_fit_into_one_process_need_no_edge(
     assert not workers(gateway.pid)
     await phone.dial(gateway.uri())
     await agent.next_call()
+
+
+@pytest.mark.slow
+async def test_forty_calls_at_a_time_and_the_next_is_told_to_come_back(
+    agent: FakeAgent, launch_gateway: LaunchGateway
+) -> None:
+    gateway = await launch_gateway(sip='calls = 40\nrtp_ports = "21300-21599"\n')
+    assert len(workers(gateway.pid)) == 14
+    room = 42  # fourteen workers hold three each
+    async with SipPeer() as peer:
+        dialogs = []
+        for _ in range(room):
+            dialog = peer.dialog(gateway.uri())
+            answer = await dialog.invite(peer.sdp())
+            assert answer.status == 200, answer.start
+            dialog.routes = answer.all("Record-Route")[::-1]
+            dialogs.append(dialog)
+            talk = await agent.next_call()
+            await asyncio.sleep(0.1)  # under invites_per_s
+        await gateway.wait_for_metric("landline_sip_active_calls", room)
+        assert (await peer.dialog(gateway.uri()).invite(peer.sdp())).status == 503
+        assert len(await talk.hear(0.5)) == 16_000
+        for dialog in dialogs:
+            await dialog.bye()
+        await gateway.wait_for_metric("landline_sip_active_calls", 0)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.fakes.g711 import PCMA, PCMU
-from tests.fakes.sip_peer import Dialog, SipPeer, direction_of
+from tests.fakes.sip_peer import Dialog, SipPeer, audio_of, direction_of
 from tests.fakes.talk import Talk, call
 from tests.fakes.tones import peak_hz, tone
 
@@ -354,3 +354,27 @@ async def test_a_gateway_stops_cleanly_though_nobody_answers_its_bye(
     await gateway.wait_for_log("draining")
     assert await gateway.stop() == 0
     assert peer.received("BYE")
+
+
+@pytest.mark.parametrize("offer", ["in_invite", "delayed"])
+async def test_early_media_rings_until_the_agent_answers(
+    agent: FakeAgent, launch_gateway: LaunchGateway, peer: SipPeer, offer: str
+) -> None:
+    gateway = await launch_gateway(trunks=PEER + 'ring_with = "183"\n')
+    agent.accepts = False
+    dialog = peer.dialog(gateway.uri())
+    dialog.send("INVITE", peer.sdp() if offer == "in_invite" else "")
+    progress = await peer.response(lambda m: m.status > 100)
+    assert progress.status == 183
+    assert "m=audio" in progress.body
+    if offer == "in_invite":
+        await asyncio.sleep(0.5)
+        assert peak_hz(peer.rtp.heard(PCMU, 0.3)) == pytest.approx(425, abs=8)
+    agent.accept_now()
+    answer = await dialog.final("INVITE")
+    assert answer.status == 200
+    dialog.ack(answer, "" if offer == "in_invite" else peer.sdp())
+    talk = Talk(dialog, answer, await agent.next_call())
+    talk.audio = audio_of(answer.body or progress.body)
+    await talk.still_talks()
+    await dialog.bye()

@@ -249,3 +249,20 @@ async def test_a_second_transfer_at_the_same_time_is_refused(
     await talk.agent.wait_for("transfer", lambda update: update.sip_status == 480)
     await talk.still_talks()
     await talk.dialog.bye()
+
+
+async def test_an_attended_transfer_fits_beside_three_conversations(
+    agent: FakeAgent, launch_gateway: LaunchGateway, peer: SipPeer, desk: SipPeer
+) -> None:
+    gateway = await launch_gateway(sip=ALLOWED)
+    talks = [await call(peer, gateway, agent) for _ in range(3)]
+    talks[0].agent.transfer(uri_of(desk), attended=True)
+    consulting = await desk.request("INVITE")
+    talks[1].agent.transfer(uri_of(desk), attended=True)  # the fifth leg that there is no room for
+    full = await talks[1].agent.wait_for("transfer", lambda update: update.state == FAILED)
+    assert full.sip_status == 500
+    desk.respond(consulting, 486, "Busy Here", tag="desk")
+    await talks[0].agent.wait_for("transfer", lambda update: update.sip_status == 486)
+    await talks[0].still_talks()
+    for talk in talks:
+        await talk.dialog.bye()

@@ -134,7 +134,8 @@ class FakeAgent(agent_pb2_grpc.ConversationServicer):
     def __init__(self) -> None:
         self.calls: asyncio.Queue[FakeCall] = asyncio.Queue()
         self.taken = 0
-        self.accepts = True  # False: never answers a stream
+        self.accepts = True  # False: answers no stream until `accept_now`
+        self._accepting = asyncio.Event()
         self.refusal: tuple[grpc.StatusCode, str] | None = None  # for each stream that comes
         self.asked = 0
         self.auto_play: bytes = b""  # played to each call at once
@@ -149,6 +150,10 @@ class FakeAgent(agent_pb2_grpc.ConversationServicer):
     async def stop(self, grace_s: float = 0.0) -> None:
         await self._server.stop(grace_s)
 
+    def accept_now(self) -> None:
+        """Answer the streams that wait because of `accepts`."""
+        self._accepting.set()
+
     async def next_call(self) -> FakeCall:
         return await asyncio.wait_for(self.calls.get(), WAIT_S)
 
@@ -160,7 +165,7 @@ class FakeAgent(agent_pb2_grpc.ConversationServicer):
         if self.refusal is not None:
             await context.abort(*self.refusal)
         if not self.accepts:
-            await asyncio.Event().wait()
+            await self._accepting.wait()
         await context.send_initial_metadata(())
         self.taken += 1
         self.calls.put_nowait(call)

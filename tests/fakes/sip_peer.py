@@ -343,9 +343,9 @@ class SipPeer:
         ]
         self.transmit(lines, body, content_type, to=request.source)
 
-    async def request(self, method: str) -> SipMessage:
+    async def request(self, method: str, *, timeout_s: float = WAIT_S) -> SipMessage:
         """The next request of a method that no one has taken yet."""
-        return await self._take(lambda m: m.is_request and m.method == method, method)
+        return await self._take(lambda m: m.is_request and m.method == method, method, timeout_s)
 
     async def response(self, accept: Callable[[SipMessage], bool]) -> SipMessage:
         """The next response that `accept` takes."""
@@ -355,9 +355,11 @@ class SipPeer:
         """Every request of a method so far, taken or not."""
         return [m for m in self.messages if m.is_request and m.method == method]
 
-    async def _take(self, accept: Callable[[SipMessage], bool], what: str) -> SipMessage:
+    async def _take(
+        self, accept: Callable[[SipMessage], bool], what: str, timeout_s: float = WAIT_S
+    ) -> SipMessage:
         try:
-            async with asyncio.timeout(WAIT_S):
+            async with asyncio.timeout(timeout_s):
                 while True:
                     found = next((m for m in self._unread if accept(m)), None)
                     if found is not None:

@@ -135,13 +135,15 @@ async def test_ctrl_c_while_it_starts_leaves_nothing_running(stack_config: Path)
     assert await gone(pids)
 
 
+@pytest.mark.parametrize(("calls", "count"), [(4, 2), pytest.param(40, 14, marks=pytest.mark.slow)])
 async def test_up_with_many_calls_drains_on_ctrl_c_and_ends_on_the_second(
-    stack_config: Path,
+    stack_config: Path, calls: int, count: int
 ) -> None:
     """One command: workers, the edge before them, and everything behind them."""
+    options = ("--calls", str(calls), "--json", "--config", str(stack_config))
     up = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "services.cli", "up", "--calls", "4", "--json", "--config", str(stack_config)),
+        *("-m", "services.cli", "up", *options),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -150,7 +152,7 @@ async def test_up_with_many_calls_drains_on_ctrl_c_and_ends_on_the_second(
     async with asyncio.timeout(60):
         state = json.loads(await up.stdout.readline())
     gateway = state["parts"]["gateway"]
-    assert len(workers(gateway["pid"])) == 2
+    assert len(workers(gateway["pid"])) == count
     async with SipPeer() as peer:
         dialog = peer.dialog(f"sip:agent@{gateway['address']}")
         assert (await dialog.invite(peer.sdp())).status == 200

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +48,8 @@ class AuditClient:
         self._stub = audit_pb2_grpc.AuditStub(channel)
         self._clock = clock
         self._queue: asyncio.Queue[_Waiting] = asyncio.Queue(max_waiting)
+        self._name = secrets.token_hex(6)
+        self._numbers = itertools.count()
 
     def record(self, call_id: str, type_: str, **fields: Any) -> None:
         """Put an event on record soon. When the queue is full it is dropped and counted."""
@@ -114,6 +118,12 @@ class AuditClient:
             _log.error("audit_event_dropped", type=item.event.type)
 
     def _event(self, call_id: str, type_: str, fields: dict[str, Any]) -> audit_pb2.Event:
-        event = audit_pb2.Event(call_id=call_id, type=type_, time_unix_ms=self._clock.wall_ms())
+        # A batch that is sent again, because its answer was lost, is recorded once.
+        event = audit_pb2.Event(
+            call_id=call_id,
+            type=type_,
+            time_unix_ms=self._clock.wall_ms(),
+            id=f"{self._name}-{next(self._numbers)}",
+        )
         event.fields.update(fields)
         return event

@@ -66,6 +66,7 @@ def test_without_that_header_the_number_is_the_one_in_to(source: DidSource) -> N
         ("004930901820", "agent-030901820"),
         ("4930901820", "agent-030901820"),
         ("+4930901855", "agent-+49309018*"),
+        ("030901855", "agent-+49309018*"),
         ("600", "agent-600"),
         ("reception", "agent-reception"),
     ],

@@ -130,7 +130,15 @@ def test_sip_alg() -> None:
 )
 def test_clock(date: str, synchronised: bool | None, status: Status) -> None:
     messages = [answer("200 OK", "REGISTER", f"Date: {date}")]
-    assert judgements.clock(messages, now=NOW, synchronised=synchronised).status is status
+    assert judgements.clock(messages, began=NOW, synchronised=synchronised).status is status
+
+
+def test_a_date_is_compared_with_the_moment_in_which_it_came() -> None:
+    # A registrar tells it once, at the beginning; what follows takes half a minute.
+    late = answer("200 OK", "REGISTER", "Date: Tue, 01 Jan 2030 12:00:30 GMT", at_ms=30_000)
+    assert judgements.clock([late], began=NOW, synchronised=True).status is Status.PASS
+    wrong = answer("200 OK", "REGISTER", "Date: Tue, 01 Jan 2030 12:00:00 GMT", at_ms=30_000)
+    assert judgements.clock([wrong], began=NOW, synchronised=True).status is Status.FAIL
 
 
 @pytest.mark.parametrize(

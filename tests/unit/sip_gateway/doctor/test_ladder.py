@@ -30,5 +30,11 @@ def test_headers_are_found_whatever_their_case() -> None:
     assert (parsed.method, parsed.status) == ("INVITE", 0)
 
 
+def test_an_answer_in_short_forms_belongs_to_its_request() -> None:
+    short = message("SIP/2.0 200 OK\r\ni: abc\r\nCSeq: 7 INVITE\r\nx: 90\r\n\r\n", sent=False)
+    assert short.transaction == message(REQUEST.format(extra="")).transaction
+    assert short.header("Session-Expires") == "90"
+
+
 def test_a_message_of_another_kind_does_not_break_the_ladder() -> None:
     assert "\x00garbage" in ladder([message("\x00garbage")])

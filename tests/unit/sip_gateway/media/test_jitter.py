@@ -63,8 +63,19 @@ def test_totals_go_on_over_a_new_stream() -> None:
 
 def test_loss_of_a_call_counts_late_packets_and_its_delay_what_is_known() -> None:
     found = FIRST.quality()
-    assert found.loss_percent == pytest.approx(100 * 12 / 1012)
+    assert found.loss_percent == pytest.approx(100 * 12 / 1010)  # the late ones had come
     assert found.delay_ms == 40 + 25 + 20
+
+
+def test_packets_that_all_come_too_late_are_all_lost() -> None:
+    deaf = replace(FIRST, packets_lost=0, loss_bursts=0, jitter_buffer_discards=1000)
+    assert deaf.quality().loss_percent == 100
+
+
+def test_late_packets_do_not_make_a_burst_of_one_lost_packet() -> None:
+    late = replace(FIRST, packets_lost=0, loss_bursts=0, jitter_buffer_discards=100)
+    lost_too = replace(late, packets_lost=1, loss_bursts=1)
+    assert lost_too.quality().mos == pytest.approx(late.quality().mos, abs=0.02)
 
 
 def test_lately_is_what_came_since() -> None:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dlandline/audit/v1/audit.proto\x12\x11landline.audit.v1\x1a\x1cgoogle/protobuf/struct.proto\"9\n\rRecordRequest\x12(\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x18.landline.audit.v1.Event\"e\n\x05\x45vent\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x14\n\x0ctime_unix_ms\x18\x03 \x01(\x03\x12\'\n\x06\x66ields\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\"5\n\x0eRecordResponse\x12\x15\n\rlast_sequence\x18\x01 \x01(\x04\x12\x0c\n\x04head\x18\x02 \x01(\t2V\n\x05\x41udit\x12M\n\x06Record\x12 .landline.audit.v1.RecordRequest\x1a!.landline.audit.v1.RecordResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dlandline/audit/v1/audit.proto\x12\x11landline.audit.v1\x1a\x1cgoogle/protobuf/struct.proto\"9\n\rRecordRequest\x12(\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x18.landline.audit.v1.Event\"q\n\x05\x45vent\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x14\n\x0ctime_unix_ms\x18\x03 \x01(\x03\x12\'\n\x06\x66ields\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\n\n\x02id\x18\x05 \x01(\t\"5\n\x0eRecordResponse\x12\x15\n\rlast_sequence\x18\x01 \x01(\x04\x12\x0c\n\x04head\x18\x02 \x01(\t2V\n\x05\x41udit\x12M\n\x06Record\x12 .landline.audit.v1.RecordRequest\x1a!.landline.audit.v1.RecordResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,9 +35,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RECORDREQUEST']._serialized_start=82
   _globals['_RECORDREQUEST']._serialized_end=139
   _globals['_EVENT']._serialized_start=141
-  _globals['_EVENT']._serialized_end=242
-  _globals['_RECORDRESPONSE']._serialized_start=244
-  _globals['_RECORDRESPONSE']._serialized_end=297
-  _globals['_AUDIT']._serialized_start=299
-  _globals['_AUDIT']._serialized_end=385
+  _globals['_EVENT']._serialized_end=254
+  _globals['_RECORDRESPONSE']._serialized_start=256
+  _globals['_RECORDRESPONSE']._serialized_end=309
+  _globals['_AUDIT']._serialized_start=311
+  _globals['_AUDIT']._serialized_end=397
 # @@protoc_insertion_point(module_scope)

@@ -47,11 +47,14 @@ class Event(_message.Message):
     TYPE_FIELD_NUMBER: _builtins.int
     TIME_UNIX_MS_FIELD_NUMBER: _builtins.int
     FIELDS_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
     call_id: _builtins.str
     """empty: not about one call"""
     type: _builtins.str
     """past tense, e.g. "call_started" """
     time_unix_ms: _builtins.int
+    id: _builtins.str
+    """chosen by the sender; sent again with the same id, it is recorded once"""
     @_builtins.property
     def fields(self) -> _struct_pb2.Struct: ...
     def __init__(
@@ -61,10 +64,11 @@ class Event(_message.Message):
         type: _builtins.str = ...,
         time_unix_ms: _builtins.int = ...,
         fields: _struct_pb2.Struct | None = ...,
+        id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "fields", b"fields", "time_unix_ms", b"time_unix_ms", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "fields", b"fields", "id", b"id", "time_unix_ms", b"time_unix_ms", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
