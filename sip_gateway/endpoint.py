@@ -35,6 +35,7 @@ from sip_gateway.sip_log import SipLog, pjsip_library
 from sip_gateway.sip_message import from_edge, parse_invite
 from sip_gateway.source_filter import SourceFilter, dialog_peers
 from sip_gateway.trunk import Transport
+from sip_gateway.unhandled import UnhandledRequests
 
 if TYPE_CHECKING:
     import ipaddress
@@ -138,6 +139,7 @@ class Endpoint:
         self._accounts: dict[str, Any] = {}
         self._log_writer: SipLog | None = None
         self._filter: SourceFilter | None = None
+        self._unhandled: UnhandledRequests | None = None
         self._port_numbers = itertools.count(1)
         self._ports: list[MediaPort] = []
         self._free_ports: list[MediaPort] = []
@@ -437,6 +439,9 @@ class Endpoint:
         self._pj.libCreate()
         self._log_writer = SipLog(lambda: self.post(self._on_malformed), self._on_message)
         self._pj.libInit(self._pj_config())
+        self._unhandled = UnhandledRequests(
+            lambda status, method: self.post(self._on_refused, None, status, method)
+        )
         self.max_legs = int(pjsip_library().pjsua_call_get_max_count())
         self._pj.audDevManager().setNullDev()
         self.address = self._open_transports()
