@@ -22,7 +22,6 @@ import structlog
 from services.common.errors import LandlineError
 from sip_gateway import endpoint_setup, symmetric
 from sip_gateway.alg_watch import AlgWatch
-from sip_gateway.config import EndpointConfig
 from sip_gateway.leg import Leg
 from sip_gateway.mailbox import Mailbox
 from sip_gateway.media.port import MediaPort, media_thread
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     import ipaddress
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from sip_gateway.config import EndpointConfig
     from sip_gateway.events import Invite, Refusal
     from sip_gateway.media.port import MediaTap
 
