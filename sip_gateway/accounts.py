@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pjsua2 as pj
 
 from services.common.errors import LandlineError
-from sip_gateway import account_media
+from sip_gateway import account_media, endpoint_setup
 from sip_gateway.endpoint import LOCAL, REFUSING
 from sip_gateway.events import OptionsAnswered, RegistrationChanged
 from sip_gateway.trunk import MIN_SESSION_EXPIRES_S, Server, Srtp, Transport, Trunk
@@ -192,7 +192,7 @@ def _session_timer(config: Any, expires_s: int) -> None:
 def _base_config(endpoint: Endpoint, trunk: Trunk | None = None, srtp: Srtp = Srtp.OFF) -> Any:
     config = pj.AccountConfig()
     nat = endpoint.config.nat.for_trunk(trunk) if trunk else endpoint.config.nat
-    endpoint.media_config(config.mediaConfig)
+    endpoint_setup.media_config(endpoint.config, config.mediaConfig)
     account_media.apply_nat(config, nat)
     account_media.apply_srtp(config, trunk.srtp if trunk else srtp)
     place, edge = endpoint.config.place, endpoint.config.edge_proxy

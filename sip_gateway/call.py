@@ -18,7 +18,7 @@ from sip_gateway import dids, telemetry
 from sip_gateway import messages as m
 from sip_gateway.admission import STOPPING
 from sip_gateway.agent_client import AgentLostError
-from sip_gateway.dtmf import DtmfMethod, Keys, valid_digits
+from sip_gateway.call_keys import CallKeys
 from sip_gateway.ending import CallResult, Ending
 from sip_gateway.events import (
     DtmfPressed,
@@ -123,7 +123,9 @@ class Call:
             clock=context.clock,
             log=self._log,
         )
-        self._keys = Keys(trunk.dtmf)
+        self._keys = CallKeys(
+            trunk.dtmf, leg, self._media, tell=self._tell, clock=context.clock, log=self._log
+        )
         self._hold = Hold(leg, we_called=direction is Direction.OUTBOUND, log=self._log)
         self._transfers = Transfers(
             leg,
@@ -283,7 +285,7 @@ class Call:
             case m.HangUp():
                 group.create_task(self._hang_up(command))
             case m.SendDtmf(digits=digits):
-                group.create_task(self._send_keys(digits))
+                group.create_task(self._keys.send(digits))
             case m.Hold(on=on):
                 await self._hold.set(on)
             case m.Mute(on=on):
@@ -300,15 +302,6 @@ class Call:
         if command.after_playout:
             await self._media.played_out(self._ending)
         await self._transfers.begin(command.target, attended=command.attended)
-
-    async def _send_keys(self, digits: str) -> None:
-        method = self._keys.sending
-        if method is not DtmfMethod.INBAND:
-            await self._try("dtmf_not_sent", self._leg.send_dtmf(digits, method))
-        elif valid_digits(digits):
-            self._media.send_keys(digits)
-        else:
-            self._log.warning("dtmf_not_sent", reason=f"{digits!r} are not telephone keys")
 
     async def _try(self, failure: str, operation: Awaitable[None]) -> None:
         try:
@@ -337,7 +330,7 @@ class Call:
             case MediaStarted():
                 self._on_media(event)
             case DtmfPressed():
-                self._on_key(event)
+                self._keys.pressed(event)
             case ReinviteRefused():
                 self._hold.refused(event)
             case LegReplaced(remote=remote):
@@ -356,26 +349,11 @@ class Call:
             self._held = event.held_by_peer
             self._tell(m.HeldChanged(held=self._held))
         self._keys.media_changed(events_negotiated=event.dtmf_events)
-        self._listen_to_tones()
         self._log.info(
             "media_started",
             codec=event.codec,
             held=self._held,
         )
-
-    def _on_key(self, event: DtmfPressed) -> None:
-        now_ms, duration_ms = self._context.clock.now_ms(), event.duration_ms
-        if self._keys.accepts(event.digit, event.method, now_ms, duration_ms=duration_ms):
-            self._tell(event)
-        else:
-            telemetry.DTMF_IGNORED.labels(event.method).inc()
-        self._listen_to_tones()
-
-    def _on_tone(self, digit: str, duration_ms: int) -> None:
-        self._on_key(DtmfPressed(digit=digit, duration_ms=duration_ms, method=DtmfMethod.INBAND))
-
-    def _listen_to_tones(self) -> None:
-        self._media.listen_to_tones(self._on_tone if self._keys.listens_to_tones else None)
 
     def _on_leg_ended(self, event: LegEnded) -> None:
         self._leg_ended.set()

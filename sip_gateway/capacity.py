@@ -39,7 +39,7 @@ def main() -> None:
     """Print the number of conversations."""
     import pjsua2 as pj
 
-    from sip_gateway.endpoint import MORE_LEGS_THAN_FIT
+    from sip_gateway.endpoint_setup import MORE_LEGS_THAN_FIT
     from sip_gateway.sip_log import pjsip_library
 
     pjsip_library().pj_log_set_level(0)

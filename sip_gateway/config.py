@@ -151,6 +151,7 @@ class SipConfig(Section):
         first, last = self.rtp_ports
         if Transport.UDP in self.transports and first <= self.listen.port <= last:
             raise ValueError(f"rtp_ports {self.rtp_ports} contain the listening port")
+        self._check_tls_port()
         for trunk in self.trunks:
             self.media_of(trunk)
             check_trunk(trunk, self.nat.for_trunk(trunk), self.listen)
@@ -161,6 +162,18 @@ class SipConfig(Section):
                     'such as "sip:*@192.0.2.10"'
                 )
         return self
+
+    def _check_tls_port(self) -> None:
+        tls = self.edge.tls
+        if tls is None or Transport.TCP not in self.transports:
+            return
+        hosts = {tls.listen.host, self.listen.host}
+        one_host = len(hosts) == 1 or hosts & {"0.0.0.0", "*"}
+        if one_host and tls.listen.port == self.listen.port != 0:
+            raise ValueError(
+                f"edge.tls.listen {tls.listen} and listen have the same port: TLS is TCP too, "
+                "so give it one of its own, such as 5061"
+            )
 
     def _check_outbound(self) -> None:
         servers = [trunk.name for trunk in self.trunks if trunk.next_hop is not None]

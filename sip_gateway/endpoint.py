@@ -19,27 +19,26 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pjsua2 as pj
 import structlog
 
-from services.common.addresses import HostPort
-from services.common.audio import FRAME_MS, SAMPLE_RATE_HZ
-from services.common.errors import ConfigError, LandlineError
-from sip_gateway import symmetric
+from services.common.errors import LandlineError
+from sip_gateway import endpoint_setup, symmetric
 from sip_gateway.alg_watch import AlgWatch
-from sip_gateway.config import Codec, EndpointConfig
-from sip_gateway.leg import Leg, PjCall
+from sip_gateway.leg import Leg
 from sip_gateway.mailbox import Mailbox
-from sip_gateway.media.jitter import discard_steadily
 from sip_gateway.media.port import MediaPort, media_thread
 from sip_gateway.media.source_lock import NOBODY_LOCKED, SourcePolicy
 from sip_gateway.packet_filter import FilterError
+from sip_gateway.pj_call import PjCall
 from sip_gateway.sip_log import SipLog, pjsip_library
 from sip_gateway.sip_message import from_edge, parse_invite
 from sip_gateway.source_filter import SourceFilter, dialog_peers
 from sip_gateway.trunk import Transport
+from sip_gateway.unhandled import UnhandledRequests
 
 if TYPE_CHECKING:
     import ipaddress
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from sip_gateway.config import EndpointConfig
     from sip_gateway.events import Invite, Refusal
     from sip_gateway.media.port import MediaTap
 
@@ -52,17 +51,6 @@ REFUSING = "refusing"  # the account that answers what is refused
 _POLL_MS = 100
 _POLL_WITHOUT_WAKING_MS = 10
 _WAKE_UP = b"\r\n\r\n"  # what SIP phones send to keep a NAT open: PJSIP reads it and does nothing
-MORE_LEGS_THAN_FIT = 32  # PJSIP was built for fewer, and takes as many as it can
-_PORT_ATTEMPTS = 10
-_CODEC_IDS = {
-    Codec.G722: "G722/16000/1",
-    Codec.PCMA: "PCMA/8000/1",
-    Codec.PCMU: "PCMU/8000/1",
-}
-_PJ_TRANSPORTS = {
-    Transport.UDP: pj.PJSIP_TRANSPORT_UDP,
-    Transport.TCP: pj.PJSIP_TRANSPORT_TCP,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +126,7 @@ class Endpoint:
         self._accounts: dict[str, Any] = {}
         self._log_writer: SipLog | None = None
         self._filter: SourceFilter | None = None
+        self._unhandled: UnhandledRequests | None = None
         self._port_numbers = itertools.count(1)
         self._ports: list[MediaPort] = []
         self._free_ports: list[MediaPort] = []
@@ -374,7 +363,9 @@ class Endpoint:
     @property
     def contact_host(self) -> str:
         """The host that our own identity is written with."""
-        return self.config.nat.public_address or self._bound_host() or "localhost"
+        return (
+            self.config.nat.public_address or endpoint_setup.bound_host(self.config) or "localhost"
+        )
 
     # -- the thread ---------------------------------------------------------------------------
 
@@ -403,7 +394,7 @@ class Endpoint:
             return None
         waker = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         waker.setblocking(False)
-        waker.connect((self._bound_host() or "127.0.0.1", self.address.port))
+        waker.connect((endpoint_setup.bound_host(self.config) or "127.0.0.1", self.address.port))
         return waker
 
     def _wake(self) -> None:
@@ -436,59 +427,16 @@ class Endpoint:
         pjsip_library().pj_log_set_level(0)  # until the writer is set, it prints on stdout
         self._pj.libCreate()
         self._log_writer = SipLog(lambda: self.post(self._on_malformed), self._on_message)
-        self._pj.libInit(self._pj_config())
+        self._pj.libInit(endpoint_setup.pj_config(self.config, self._log_writer))
+        self._unhandled = UnhandledRequests(
+            lambda status, method: self.post(self._on_refused, None, status, method)
+        )
         self.max_legs = int(pjsip_library().pjsua_call_get_max_count())
         self._pj.audDevManager().setNullDev()
-        self.address = self._open_transports()
+        self.address = endpoint_setup.open_transports(self._pj, self.config)
         self._filter_sources()
-        self._choose_codecs()
+        endpoint_setup.choose_codecs(self._pj, self.config)
         self._pj.libStart()
-
-    def _pj_config(self) -> Any:
-        config = pj.EpConfig()
-        config.uaConfig.maxCalls = MORE_LEGS_THAN_FIT
-        config.uaConfig.threadCnt = 0
-        for server in self.config.nat.stun:
-            config.uaConfig.stunServer.append(str(server))
-        for address in self.config.nameservers:
-            config.uaConfig.nameserver.append(address)
-        config.uaConfig.userAgent = self.config.user_agent
-        media = config.medConfig
-        media.clockRate = SAMPLE_RATE_HZ
-        media.sndClockRate = SAMPLE_RATE_HZ
-        media.channelCount = 1
-        media.audioFramePtime = FRAME_MS
-        media.noVad = True
-        if not discard_steadily(media):
-            _log.warning("slow_jitter_buffer", reason="this pjsua2 hides how frames are discarded")
-        media.ecTailLen = 0
-        self._log_writer.configure(config.logConfig)  # type: ignore[union-attr]
-        return config
-
-    def _open_transports(self) -> HostPort:
-        listen = self.config.listen
-        for attempt in range(_PORT_ATTEMPTS):
-            opened: list[int] = []
-            port = listen.port
-            try:
-                for transport in self.config.transports:
-                    number = self._pj.transportCreate(
-                        _PJ_TRANSPORTS[transport], self._transport_config(port)
-                    )
-                    opened.append(number)
-                    name = self._pj.transportGetInfo(number).localName
-                    port = int(name.rpartition(":")[2])
-            except pj.Error as error:
-                if listen.port or attempt == _PORT_ATTEMPTS - 1:
-                    raise ConfigError(
-                        f"[sip] listen = {listen}: cannot listen there: {error.reason}; "
-                        "is another program using the port?"
-                    ) from None
-                for number in opened:
-                    self._pj.transportClose(number)
-            else:
-                return HostPort(listen.host, port)
-        raise AssertionError("unreachable")
 
     def _filter_sources(self) -> None:
         if self.config.only_from is None:
@@ -497,36 +445,6 @@ class Endpoint:
             self._filter = SourceFilter(self.address, self.config.only_from)
         except FilterError as error:
             _log.warning("strangers_not_filtered", reason=str(error), effect="they get 403")
-
-    def _transport_config(self, port: int) -> Any:
-        config = pj.TransportConfig()
-        config.port = port
-        config.boundAddress = self._bound_host()
-        config.publicAddress = self.config.nat.public_address or ""
-        return config
-
-    def _bound_host(self) -> str:
-        return "" if self.config.listen.host in ("0.0.0.0", "*") else self.config.listen.host
-
-    def _media_host(self) -> str:
-        """Behind an edge SIP comes from it alone, but audio comes from everywhere."""
-        place = self.config.place
-        if place is None:
-            return self._bound_host()
-        return "" if place.media_host in ("0.0.0.0", "*") else place.media_host
-
-    def media_config(self, config: Any) -> None:
-        """Fill in an AccountMediaConfig."""
-        rtp = config.transportConfig
-        rtp.port = self.config.rtp_ports.first
-        rtp.portRange = self.config.rtp_ports.last - self.config.rtp_ports.first
-        rtp.boundAddress = self._media_host()
-
-    def _choose_codecs(self) -> None:
-        for codec in self._pj.codecEnum2():
-            self._pj.codecSetPriority(codec.codecId, 0)
-        for rank, name in enumerate(self.config.codecs):
-            self._pj.codecSetPriority(_CODEC_IDS[name], 250 - rank)
 
     def _close(self) -> None:
         if self._pj is None:

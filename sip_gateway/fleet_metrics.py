@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import urllib.error
 import urllib.request
 from collections import defaultdict
@@ -38,19 +39,24 @@ class FleetMetrics(Collector):
         self._own = own
         self._ports = ports
         self._last: dict[str, list[Metric]] = {}
+        self._ended: list[Metric] = []  # one sum, however many workers have ended
+        self._one_at_a_time = threading.Lock()  # two may ask us at once
 
     def collect(self) -> Iterable[Metric]:
+        with self._one_at_a_time:
+            return self._collected()
+
+    def _collected(self) -> list[Metric]:
         ports = self._ports()
         for name, port in ports.items():
             families = _scrape(port)
             if families is not None:
                 self._last[name] = families
-        gone = (families for name, families in self._last.items() if name not in ports)
-        live = (families for name, families in self._last.items() if name in ports)
-        counted = [family for families in gone for family in families if family.type != "gauge"]
-        return merged(
-            [*self._own.collect(), *counted, *(family for families in live for family in families)]
-        )
+        for name in self._last.keys() - ports.keys():
+            counted = [family for family in self._last.pop(name) if family.type != "gauge"]
+            self._ended = merged([*self._ended, *counted])
+        live = (family for families in self._last.values() for family in families)
+        return merged([*self._own.collect(), *self._ended, *live])
 
 
 def merged(families: Iterable[Metric]) -> list[Metric]:

@@ -80,9 +80,13 @@ def dropped(descriptor: int) -> int:
 @contextlib.contextmanager
 def borrowed(descriptor: int) -> Iterator[socket.socket]:
     """A duplicate, so that closing it here leaves the owner's open."""
+    number = -1
     try:
-        duplicate = socket.socket(fileno=os.dup(descriptor))
+        number = os.dup(descriptor)
+        duplicate = socket.socket(fileno=number)
     except OSError as error:
+        if number >= 0:
+            os.close(number)
         raise FilterError(f"no socket behind descriptor {descriptor}") from error
     with duplicate:
         yield duplicate

@@ -54,6 +54,8 @@ ADVICE = {
     "not_sdp": "the caller's device sends a body that is not SDP",
     "no_common_codec": "the caller's device offers none of [sip] codecs",
     "bad_extension": "the caller's device requires a SIP extension that is not supported",
+    "method": "somebody takes this gateway for a registrar, or guesses passwords",
+    "no_dialog": "somebody refers to a call that has ended, or guesses at calls",
     "no_slot": "every line of this process is in use, also the one for refusing",
 }
 

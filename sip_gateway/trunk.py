@@ -32,6 +32,10 @@ class Srtp(StrEnum):
     REQUIRED = "required"
 
 
+# What may stand before the @ of a URI (RFC 3261, 25.1); PJSIP refuses the rest, "@" too.
+_URI_USER = r"^[A-Za-z0-9_.!~*'()&=+,;?/%-]{1,128}$"
+
+
 class TrunkKind(StrEnum):
     """How calls from a trunk are known to be its own."""
 
@@ -112,7 +116,7 @@ class Trunk(Section):
     registrar: ServerAddress | None = None
     server: ServerAddress | None = None  # gets our calls; None: the registrar
     transport: Transport = Transport.UDP  # towards both
-    username: str | None = None
+    username: str | None = Field(default=None, pattern=_URI_USER)
     password: Secret | None = None
     allow: list[Network] = Field(default_factory=list)
     agent: str = ""
@@ -120,7 +124,7 @@ class Trunk(Section):
     dids: list[Did] = Field(default_factory=list)
     dtmf: DtmfMode = DtmfMode.AUTO
     ring_with: RingWith = RingWith.RINGING
-    caller_id: str = ""  # ours, on calls out
+    caller_id: str = Field(default="", pattern=rf"^$|{_URI_USER}")  # ours, on calls out
     dial_as: DialFormat = DialFormat.PLUS_E164
     session_expires_s: int = Field(default=1800, ge=0, le=86_400)  # RFC 4028; 0: no session timer
     qualify_s: int = Field(default=30, ge=0, le=3600)  # an OPTIONS each so often; 0: none

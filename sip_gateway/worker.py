@@ -291,8 +291,10 @@ class Worker:
 
 _PJSIP_REASONS = {
     400: "bad_sdp",
+    405: "method",
     415: "not_sdp",
     420: "bad_extension",
+    481: "no_dialog",
     486: "no_slot",
     488: "no_common_codec",
 }

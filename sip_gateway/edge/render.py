@@ -258,18 +258,19 @@ def _tls(tls: EdgeTls) -> str:
     lines = [
         "[server:default]",
         f"method = {_TLS_METHODS}",
-        f"certificate = {tls.cert_file}",
-        f"private_key = {tls.key_file}",
+        f'certificate = "{_quotable(str(tls.cert_file))}"',
+        f'private_key = "{_quotable(str(tls.key_file))}"',
     ]
-    if tls.ca_file is not None:
+    authorities = None if tls.ca_file is None else f'ca_list = "{_quotable(str(tls.ca_file))}"'
+    if authorities is not None:
         lines += [
-            f"ca_list = {tls.ca_file}",
+            authorities,
             "verify_certificate = yes",
             "require_certificate = yes",
         ]
     lines += ["[client:default]", f"method = {_TLS_METHODS}"]
-    if tls.ca_file is not None:
-        lines += [f"ca_list = {tls.ca_file}", "verify_certificate = yes"]
+    if authorities is not None:
+        lines += [authorities, "verify_certificate = yes"]
     return "\n".join(lines) + "\n"
 
 

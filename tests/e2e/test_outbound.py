@@ -14,6 +14,7 @@ import grpc
 import grpc.aio
 import pytest
 
+from tests.fakes.certificates import tls_section
 from tests.fakes.dialler import Dialler
 from tests.fakes.g711 import PCMU
 from tests.fakes.sip_peer import SipPeer, audio_of
@@ -388,3 +389,24 @@ async def test_the_command_says_that_calls_are_not_placed(
     _, errors = await asyncio.wait_for(process.communicate(), 15)
     assert process.returncode == 78
     assert b"sip.outbound" in errors
+
+
+async def test_orders_need_a_certificate_where_there_is_tls(
+    carrier: SipPeer, launch_gateway: LaunchGateway, tmp_path: Path
+) -> None:
+    _, tls = tls_section(tmp_path)
+    gateway = await launch_gateway(sip=SIP, trunks=trunk("carrier", carrier) + tls)
+    async with Dialler(gateway) as stranger:
+        call = stranger.dial(NUMBER)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await call.end()
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    port = (await gateway.wait_for_log("dialler"))["port"]
+    process = await asyncio.create_subprocess_exec(
+        *(*LANDLINE, "dial", "+4940123456", "--config", str(tmp_path / "landline.toml")),
+        *("--set", f"sip.outbound.listen=127.0.0.1:{port}", "--json"),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), 15)
+    assert (process.returncode, json.loads(output)["state"]) == (1, "denied")
+    assert not carrier.messages

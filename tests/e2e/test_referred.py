@@ -104,7 +104,7 @@ async def test_a_blind_transfer_that_fails_gives_the_caller_back(
     await talk.reinvite()
     await talk.still_talks()
     await talk.dialog.bye()
-    assert (await talk.agent.ended()).result == "completed"
+    assert (await talk.agent.ended()).reason == "caller_hung_up"
 
 
 async def test_a_carrier_that_knows_no_refer_leaves_the_call_as_it_is(
@@ -199,7 +199,7 @@ async def test_while_the_target_rings_the_caller_hears_ringing_and_comes_back_if
     await talk.still_talks()
     assert not peer.received("REFER")
     await talk.dialog.bye()
-    assert (await talk.agent.ended()).result == "completed"
+    assert (await talk.agent.ended()).reason == "caller_hung_up"
 
 
 async def test_a_caller_who_hangs_up_while_the_target_rings_leaves_nobody_ringing(

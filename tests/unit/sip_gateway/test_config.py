@@ -64,6 +64,14 @@ def test_defaults(tmp_path: Path) -> None:
         ("", PEER + 'did_from = "from"\n', "p-called-party-id"),
         ('country = "Germany"', PEER, "two capitals"),
         ("", REGISTRATION.replace("pbx:5060", "pbx:70000"), "host:port"),
+        ("", REGISTRATION.replace('"600"', '"a b"'), "username"),
+        ("", REGISTRATION.replace('"600"', '"600@pbx"'), "username"),
+        ("", PEER + 'caller_id = "x>"\n', "caller_id"),
+        (
+            'listen = "127.0.0.1:5061"\nedge.tls = { cert_file = "c", key_file = "k" }',
+            PEER,
+            "TLS is TCP too",
+        ),
         ('transports = ["udp"]', REGISTRATION + 'transport = "tcp"\n', "does not have"),
     ],
 )

@@ -7,13 +7,14 @@ import itertools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from services.common.errors import ConfigError
 from sip_gateway.config import PortRange
 from sip_gateway.fleet import PORTS_PER_WORKER, divide
-from sip_gateway.fleet_metrics import merged
+from sip_gateway.fleet_metrics import FleetMetrics, merged
 from sip_gateway.worker_status import WorkerStatus, parse_status
 
 
@@ -76,3 +77,24 @@ def test_a_status_is_read_as_it_was_told_and_other_lines_are_none() -> None:
     status = WorkerStatus(slots=3, legs=2, open=True, metrics_port=9100)
     assert parse_status(status.line()) == status
     assert parse_status("LISTENING sip_gateway 127.0.0.1:5060") is None
+
+
+def test_workers_that_ended_are_kept_as_one_sum() -> None:
+    registry = CollectorRegistry()
+    Counter("landline_sip_refused", "Refused.", registry=registry).inc(2)
+    Gauge("landline_sip_active_calls", "Live.", registry=registry).set(1)
+    server, thread = start_http_server(0, "127.0.0.1", registry)
+    ports: dict[str, int] = {}
+    fleet = FleetMetrics(CollectorRegistry(), lambda: dict(ports))
+    try:
+        for number in range(3):  # a worker that ends again and again, under another name each time
+            ports.clear()
+            ports[f"w1-{number}"] = server.server_port
+            totals = {sample.name: sample.value for f in fleet.collect() for sample in f.samples}
+            assert totals["landline_sip_refused_total"] == 2 * (number + 1)
+            assert totals["landline_sip_active_calls"] == 1
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    assert len(fleet._last) == 1

@@ -240,6 +240,14 @@ async def test_a_stranger_cannot_write_whatever_the_model_says(rig: Rig) -> None
     assert rig.said == ["Who?"]
 
 
+async def test_somebody_else_on_the_line_is_nobody_until_checked_again(rig: Rig) -> None:
+    await rig.answer("forty two", calls(call("check", number="42")), [Text("Yes?"), Done((), ())])
+    assert rig.replies.state.identity.verified == "42"
+    rig.replies.forget_identity()
+    await rig.answer("order tea", calls(call("order", item="tea")), [Text("Who?"), Done((), ())])
+    assert "identity_required" in rig.llm.asked[-1][-1]["content"]
+
+
 async def test_a_failing_tool_tells_the_model_no_details(rig: Rig) -> None:
     await rig.answer("x", calls(call("crash")), [Text("Sorry."), Done((), ())])
     result = json.loads(rig.llm.asked[-1][-1]["content"])

@@ -12,7 +12,7 @@ from services.common.addresses import HostPort
 from services.common.errors import ConfigError
 from sip_gateway.edge.config import EdgeConfig, EdgeTls
 from sip_gateway.edge.plan import EdgePlan, EdgeTrunk, Seat
-from sip_gateway.edge.render import CONFIG_FILE, files
+from sip_gateway.edge.render import CONFIG_FILE, TLS_FILE, files
 from sip_gateway.trunk import Server, Transport, TrunkKind
 
 PASSWORD = "pass:word\\with everything"
@@ -75,6 +75,13 @@ def test_kamailio_reads_it_with_tls_and_with_peers_only(tmp_path: Path) -> None:
     text = accepted(tmp_path, plan(tmp_path, config=EdgeConfig(tls=tls), trunks=(PEER,)))
     assert "enable_tls=yes" in text
     assert "uac.so" not in text
+
+
+def test_certificates_may_lie_where_names_have_spaces(tmp_path: Path) -> None:
+    tls = EdgeTls(cert_file=tmp_path / "my certs" / "a.pem", key_file=tmp_path / "#key.pem")
+    text = files(plan(tmp_path, config=EdgeConfig(tls=tls)), (), {})[TLS_FILE]
+    assert f'certificate = "{tls.cert_file}"' in text
+    assert f'private_key = "{tls.key_file}"' in text
 
 
 def test_kamailio_reads_it_without_trunks_and_over_one_transport(tmp_path: Path) -> None:
