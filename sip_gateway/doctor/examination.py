@@ -23,7 +23,7 @@ from sip_gateway.doctor.findings import Finding, failed, passed, skipped
 from sip_gateway.doctor.line import Line
 from sip_gateway.doctor.signals import SWEEP_MS, Echo, find_sweep, sweep
 from sip_gateway.softphone import CallRefusedError
-from sip_gateway.trunk import TrunkKind
+from sip_gateway.trunk import Transport, TrunkKind
 from sip_gateway.worker import endpoint_config
 
 if TYPE_CHECKING:
@@ -70,11 +70,14 @@ class Examination:
         """A number of this trunk as a URI; whole URIs stay what they are."""
         if target.startswith(("sip:", "sips:", "tel:")):
             return target
-        if self.trunk.registrar is None:
+        server = self.trunk.next_hop
+        if server is None:
             raise LandlineError(
-                f"trunk {self.trunk.name} has no registrar, so give --number as a whole SIP URI"
+                f"trunk {self.trunk.name} has neither registrar nor server, so give --number as a "
+                "whole SIP URI"
             )
-        return f"sip:{target}@{self.trunk.registrar}"
+        transport = ";transport=tcp" if self.trunk.transport is Transport.TCP else ""
+        return f"sip:{target}@{server}{transport}"
 
 
 def chosen_trunks(config: SipConfig, name: str | None) -> list[Trunk]:

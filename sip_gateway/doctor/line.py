@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 from services.common.errors import ConfigError, LandlineError
 from sip_gateway import accounts, alg
 from sip_gateway.doctor.ladder import SipMessage
-from sip_gateway.endpoint import LOCAL, REFUSING, Endpoint
+from sip_gateway.endpoint import LOCAL, REFUSING, Endpoint, LegTerms
 from sip_gateway.events import Refusal
 from sip_gateway.redaction import without_secrets
 from sip_gateway.softphone import SoftphoneCall
@@ -57,6 +57,8 @@ class Line:
             on_refused=lambda _invite, _status, _why: None,
             on_malformed=lambda: None,
             on_message=self._on_message,
+            # With the trunk's own media settings, as the gateway takes its calls.
+            terms=lambda _invite: LegTerms(account=self.trunk.name),
         )
         try:
             await self._endpoint.start()
@@ -67,6 +69,8 @@ class Line:
             ) from None
         await self._endpoint.add_account(LOCAL, accounts.local_account())
         await self._endpoint.add_account(REFUSING, accounts.refusing_account())
+        if self.trunk.kind is TrunkKind.PEER:  # else `register` does it
+            await self._endpoint.add_account(self.trunk.name, accounts.trunk_account(self.trunk))
         return self
 
     async def __aexit__(
@@ -102,10 +106,11 @@ class Line:
     async def place(self, uri: str) -> SoftphoneCall:
         """Send an INVITE; `answered` of the call tells what becomes of it."""
         endpoint = self._running()
-        account = self.trunk.name if self.trunk.kind is TrunkKind.REGISTRATION else LOCAL
         call = SoftphoneCall(endpoint, self._clock)
         self._calls.append(call)
-        leg = await endpoint.dial(uri, account=account, tap=call.audio, on_event=call.on_event)
+        leg = await endpoint.dial(
+            uri, account=self.trunk.name, tap=call.audio, on_event=call.on_event
+        )
         call.attach(leg)
         return call
 

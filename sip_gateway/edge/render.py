@@ -71,7 +71,9 @@ def files(
         texts[f"{DB_FOLDER}/version"] = (
             "table_name(string) table_version(int) \nversion:1\nuacreg:5\n"
         )
-        rows = (_uacreg_row(number, trunk, plan) for number, trunk in enumerate(registering, 1))
+        # While draining, an edge that is started again must not call for calls again.
+        wanted = [] if draining else registering
+        rows = (_uacreg_row(number, trunk, plan) for number, trunk in enumerate(wanted, 1))
         texts[f"{DB_FOLDER}/uacreg"] = _UACREG_COLUMNS + "".join(rows)
     return texts
 

@@ -137,6 +137,28 @@ async def test_everything_that_is_wrong_with_a_pbx_is_named(tmp_path: Path) -> N
     assert pbx.requests.count("BYE") == 2
 
 
+async def test_every_trunk_is_examined_at_its_own_server_over_its_transport(
+    registrar: Kamailio, tmp_path: Path
+) -> None:
+    address = f"127.0.0.1:{registrar.port}"
+    peer = (
+        f'name = "carrier"\nkind = "peer"\nallow = ["127.0.0.9/32"]\nserver = "{address}"\n'
+        'username = "300"\npassword = { file = "secret" }\ntransport = "tcp"'
+    )
+    write_config(
+        tmp_path, f"{extension(tmp_path, address)}\n[[sip.trunks]]\n{peer}", listen=free_port()
+    )
+    reports = json.loads(await run(tmp_path, LANDLINE, "doctor", "--json", expect=1))
+    assert [report["trunk"] for report in reports] == ["pbx", "carrier"]
+    assert statuses(reports[0])["call"] == "pass"
+    call = finding(reports[1], "call")
+    assert "404" in call["evidence"]  # nobody is registered there as 300
+    assert "transport=tcp" in call["evidence"]
+    invites = [m["text"] for m in reports[1]["messages"] if m["text"].startswith("INVITE ")]
+    assert invites
+    assert all("SIP/2.0/TCP" in text for text in invites)
+
+
 async def test_a_port_in_use_says_that_landline_may_be_running(tmp_path: Path) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         other.bind(("127.0.0.1", 0))

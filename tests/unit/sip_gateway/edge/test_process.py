@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ from services.common.addresses import HostPort
 from services.common.errors import LandlineError
 from sip_gateway.edge.config import EdgeConfig
 from sip_gateway.edge.keeper import EdgeKeeper
-from sip_gateway.edge.plan import EdgePlan
+from sip_gateway.edge.plan import EdgePlan, EdgeTrunk
 from sip_gateway.edge.process import EdgeProcess
 from sip_gateway.edge.render import RPC_SOCKET
 from sip_gateway.edge.rpc import EdgeRpc, EdgeRpcError
 from sip_gateway.resolving import Resolver
-from sip_gateway.trunk import Transport
+from sip_gateway.trunk import Server, Transport, TrunkKind
 
 
 def free_port() -> int:
@@ -88,3 +89,21 @@ async def test_an_edge_that_falls_silent_in_its_start_is_not_left_running(tmp_pa
         await edge.start((), {}, draining=False)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as again:
         again.bind(plan.outside)
+
+
+async def test_an_edge_that_starts_while_draining_has_nothing_to_register(tmp_path: Path) -> None:
+    trunk = EdgeTrunk(
+        key="trunk1",
+        name="pbx",
+        kind=TrunkKind.REGISTRATION,
+        username="600",
+        password="secret",
+        registrar=Server("127.0.0.1", free_port()),
+    )
+    edge = EdgeProcess(replace(edge_plan(tmp_path), trunks=(trunk,)))
+    await edge.start((), {}, draining=True)
+    try:
+        await asyncio.sleep(2.5)  # the module reads its table after the start
+        assert await edge.rpc.call("uac.reg_dump") == []
+    finally:
+        await edge.stop()

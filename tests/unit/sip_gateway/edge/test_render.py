@@ -95,6 +95,13 @@ def test_a_password_is_escaped_where_it_stands(tmp_path: Path) -> None:
     assert row.count(":") - row.count("\\:") == 15
 
 
+def test_while_draining_nothing_registers_again(tmp_path: Path) -> None:
+    texts = files(plan(tmp_path), (), {}, draining=True)
+    assert "with everything" not in texts["db/uacreg"]
+    assert "$sht(state=>draining) = 1;" in texts[CONFIG_FILE]
+    assert len(files(plan(tmp_path), (), {})["db/uacreg"].splitlines()) == 2
+
+
 def test_what_would_break_out_of_a_string_is_refused(tmp_path: Path) -> None:
     evil = EdgeTrunk(
         key="trunk1",
