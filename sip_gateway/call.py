@@ -112,6 +112,7 @@ class Call:
         self._leg_ended = asyncio.Event()
         outbound = direction is Direction.OUTBOUND
         self._answered_at_ms: float | None = context.clock.now_ms() if outbound else None
+        self._picked_up = outbound  # 200 was sent; the ACK may be under way
         self._heard_a_mark = False
         self._held = False
         self._outbox: deque[m.CallEvent] = deque()
@@ -236,6 +237,7 @@ class Call:
         try:
             if self._answered_at_ms is None and not self._reception.answered:
                 await self._leg.answer(200)
+                self._picked_up = True
             else:
                 await self._leg.connect_media()
         except LandlineError as error:
@@ -398,7 +400,7 @@ class Call:
         """BYE or whatever the state wants, and the last events of the leg."""
         if self._leg_ended.is_set():
             return
-        if self._answered_at_ms is None:
+        if not (self._picked_up or self._reception.answered):
             await self._try("hang_up_failed", self._leg.refuse(STOPPING))
         else:
             reason = self._ending.result().reason

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pjsua2 as pj
 import structlog
 
+from services.common.addresses import HostPort
 from services.common.errors import LandlineError
 from sip_gateway import endpoint_setup, symmetric
 from sip_gateway.alg_watch import AlgWatch
@@ -26,6 +27,7 @@ from sip_gateway.leg import Leg
 from sip_gateway.mailbox import Mailbox
 from sip_gateway.media.port import MediaPort, media_thread
 from sip_gateway.media.source_lock import NOBODY_LOCKED, SourcePolicy
+from sip_gateway.names_guard import NamesGuard
 from sip_gateway.packet_filter import FilterError
 from sip_gateway.pj_call import PjCall
 from sip_gateway.sip_log import SipLog, pjsip_library
@@ -127,6 +129,7 @@ class Endpoint:
         self._log_writer: SipLog | None = None
         self._filter: SourceFilter | None = None
         self._unhandled: UnhandledRequests | None = None
+        self._names: NamesGuard | None = None
         self._port_numbers = itertools.count(1)
         self._ports: list[MediaPort] = []
         self._free_ports: list[MediaPort] = []
@@ -376,7 +379,6 @@ class Endpoint:
             self.post(_fail, self._started, error)
             self._close()
             return
-        self._wake_socket = self._open_wake_socket()
         poll_ms = _POLL_MS if self._wake_socket else _POLL_WITHOUT_WAKING_MS
         self.post(_resolve, self._started, None)
         while not self._stopping:
@@ -396,6 +398,11 @@ class Endpoint:
         waker.setblocking(False)
         waker.connect((endpoint_setup.bound_host(self.config) or "127.0.0.1", self.address.port))
         return waker
+
+    @property
+    def _waker(self) -> HostPort | None:
+        """Where our own wake-ups come from."""
+        return HostPort(*self._wake_socket.getsockname()) if self._wake_socket else None
 
     def _wake(self) -> None:
         """Have PJSIP's thread look at its commands now. For any thread."""
@@ -431,9 +438,11 @@ class Endpoint:
         self._unhandled = UnhandledRequests(
             lambda status, method: self.post(self._on_refused, None, status, method)
         )
+        self._names = NamesGuard()
         self.max_legs = int(pjsip_library().pjsua_call_get_max_count())
         self._pj.audDevManager().setNullDev()
         self.address = endpoint_setup.open_transports(self._pj, self.config)
+        self._wake_socket = self._open_wake_socket()
         self._filter_sources()
         endpoint_setup.choose_codecs(self._pj, self.config)
         self._pj.libStart()
@@ -442,7 +451,7 @@ class Endpoint:
         if self.config.only_from is None:
             return
         try:
-            self._filter = SourceFilter(self.address, self.config.only_from)
+            self._filter = SourceFilter(self.address, self.config.only_from, self._waker)
         except FilterError as error:
             _log.warning("strangers_not_filtered", reason=str(error), effect="they get 403")
 

@@ -25,7 +25,7 @@ _MEMINFO_DROPS = 8
 LOAD_WORD, LOAD_HALF = 0x20, 0x28
 AND, JUMP_EQUAL, RETURN = 0x54, 0x15, 0x06
 _NETWORK_HEADER = 0xFFF00000  # SKF_NET_OFF: offsets from here count from the IP header
-_SOURCE_ADDRESS = _NETWORK_HEADER + 12
+SOURCE_ADDRESS = _NETWORK_HEADER + 12
 WHOLE, NOTHING = 0xFFFFFFFF, 0
 _MOST_NETWORKS = 200  # what the kernel lends a socket for options (optmem_max) is soon used up
 
@@ -46,7 +46,7 @@ def accept_from(networks: Iterable[ipaddress.IPv4Network]) -> bytes:
         raise FilterError(f"more than {_MOST_NETWORKS} networks to believe")
     code = []
     for network in networks:
-        code.append(instruction(LOAD_WORD, _SOURCE_ADDRESS))
+        code.append(instruction(LOAD_WORD, SOURCE_ADDRESS))
         code.append(instruction(AND, int(network.netmask)))
         code.append(instruction(JUMP_EQUAL, int(network.network_address), otherwise=1))
         code.append(instruction(RETURN, WHOLE))

@@ -67,6 +67,7 @@ class PjCall(pj.Call):  # type: ignore[misc]
         self._frame_ms = 0  # of the codec, which PJMEDIA's buffer counts in
         self._confirmed = False
         self._early_media = False
+        self._leaves_for: str | None = None  # hung up before its ACK has come
         self.route_back: str | None = None  # see symmetric.py
 
     # -- commands ---------------------------------------------------------------------------
@@ -100,9 +101,12 @@ class PjCall(pj.Call):  # type: ignore[misc]
         self.answer(parameters)  # `hangup` would lose the header
 
     def send_hang_up(self, reason: str) -> None:
+        if self.getInfo().state == pj.PJSIP_INV_STATE_CONNECTING:
+            self._leaves_for = reason  # no BYE before the ACK (RFC 3261, 15)
+            return
         parameters = pj.CallOpParam()
         if reason:  # RFC 3326
-            _add_header(parameters, "Reason", f'SIP;cause=200;text="{reason}"')
+            _add_header(parameters, "Reason", f"SIP;cause=200;text={quoted(reason)}")
         self.hangup(parameters)
 
     def send_keys(self, digits: str, method: DtmfMethod) -> None:
@@ -238,6 +242,8 @@ class PjCall(pj.Call):  # type: ignore[misc]
         elif info.state == pj.PJSIP_INV_STATE_CONFIRMED and not self._confirmed:
             self._confirmed = True
             self._post(LegConfirmed())
+            if self._leaves_for is not None:
+                self.send_hang_up(self._leaves_for)
         elif info.state == pj.PJSIP_INV_STATE_DISCONNECTED:
             self._let_go()
             if self._replaced or self._predecessor is not None:
@@ -331,7 +337,8 @@ class PjCall(pj.Call):  # type: ignore[misc]
 
 
 def quoted(text: str) -> str:
-    """A quoted-string (RFC 3261, 25.1)."""
+    """A quoted-string (RFC 3261, 25.1), without what would end the line that it stands in."""
+    text = "".join(character if character.isprintable() else " " for character in text)
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
 

@@ -12,6 +12,7 @@ import os
 import re
 import socket
 from collections import OrderedDict
+from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 from sip_gateway import packet_filter as bpf
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     Network = ipaddress.IPv4Network
 
+_UDP_SOURCE_PORT = 0
 _UDP_PAYLOAD = 8  # the program sees a datagram from its UDP header on
 _ANSWER = int.from_bytes(b"SIP/")  # a status line begins with it (RFC 3261, 7.2)
 _MOST_PEERS = 64
@@ -32,9 +34,20 @@ _NAMED = re.compile(
 )
 
 
-def program(networks: Iterable[Network], *, answers_pass: bool) -> bytes:
-    """Take packets of these networks, answers of anybody where that is asked for, nothing else."""
+def program(
+    networks: Iterable[Network], *, answers_pass: bool, waker: HostPort | None = None
+) -> bytes:
+    """Take packets of these networks, answers of anybody where that is asked for, nothing else.
+
+    `waker`: the one UDP socket, our own, whose datagrams pass too.
+    """
     code = [bpf.accept_from(networks)]
+    if waker is not None:
+        code.append(bpf.instruction(bpf.LOAD_WORD, bpf.SOURCE_ADDRESS))
+        code.append(bpf.instruction(bpf.JUMP_EQUAL, int(IPv4Address(waker.host)), otherwise=3))
+        code.append(bpf.instruction(bpf.LOAD_HALF, _UDP_SOURCE_PORT))
+        code.append(bpf.instruction(bpf.JUMP_EQUAL, waker.port, otherwise=1))
+        code.append(bpf.instruction(bpf.RETURN, bpf.WHOLE))
     if answers_pass:
         code.append(bpf.instruction(bpf.LOAD_WORD, _UDP_PAYLOAD))
         code.append(bpf.instruction(bpf.JUMP_EQUAL, _ANSWER, otherwise=1))
@@ -55,8 +68,11 @@ class SourceFilter:
     dialogs were found at, or named for them.
     """
 
-    def __init__(self, address: HostPort, networks: Iterable[Network]) -> None:
-        """bpf.FilterError when this system has no such filters."""
+    def __init__(
+        self, address: HostPort, networks: Iterable[Network], waker: HostPort | None = None
+    ) -> None:
+        """`waker`: see `program`. bpf.FilterError when this system has no such filters."""
+        self._waker = waker
         self._sockets = _listening_sockets(address)
         self._networks = frozenset(networks)
         self._peers: OrderedDict[Network, None] = OrderedDict()
@@ -92,8 +108,9 @@ class SourceFilter:
         networks = ipaddress.collapse_addresses((*self._networks, *self._peers))
         believed = tuple(networks)
         for descriptor, kind in self._sockets:
-            answers_pass = kind == socket.SOCK_DGRAM
-            bpf.attach(descriptor, program(believed, answers_pass=answers_pass))
+            udp = kind == socket.SOCK_DGRAM
+            code = program(believed, answers_pass=udp, waker=self._waker if udp else None)
+            bpf.attach(descriptor, code)
 
 
 def _listening_sockets(address: HostPort) -> list[tuple[int, int]]:

@@ -83,6 +83,21 @@ def test_answers_to_our_own_requests_come_from_anywhere(
     assert not arrives(udp, "127.0.2.1", REQUEST)
 
 
+def test_our_own_wake_ups_pass_and_others_of_their_address_do_not(
+    listening: tuple[socket.socket, socket.socket],
+) -> None:
+    udp, tcp = listening
+    port = udp.getsockname()[1]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as waker:
+        waker.connect(("127.0.0.1", port))
+        SourceFilter(HostPort("0.0.0.0", port), (), HostPort(*waker.getsockname()))
+        waker.send(b"\r\n\r\n")
+        assert udp.recv(100) == b"\r\n\r\n"
+        assert not arrives(udp, "127.0.0.1", b"\r\n\r\n")
+        assert not arrives(udp, "127.0.0.2", b"\r\n\r\n")
+    assert not connects(tcp, "127.0.0.1")
+
+
 def test_the_filter_follows_what_becomes_known(
     listening: tuple[socket.socket, socket.socket],
 ) -> None:
