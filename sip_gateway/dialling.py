@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
 
 import phonenumbers
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 # A URI as it may be given by a conversation: no headers, no spaces, no brackets.
-_SIP_URI = re.compile(r"(sips?):([^\s<>?@\"]+)@([^\s<>?@\"]+)", re.IGNORECASE)
+_SIP_URI = re.compile(
+    r"(sips?):([^\s<>?@\"\x00-\x1f\x7f]+)@([^\s<>?@\"\x00-\x1f\x7f]+)", re.IGNORECASE
+)
 _TEL_URI = re.compile(r"tel:([+0-9*#][0-9*#().;=a-z+-]*)", re.IGNORECASE)
 _NUMBER = re.compile(r"[+0-9*#(][0-9*#(). /-]*")
 _SOS = re.compile(r"urn:service:sos(\.[a-z.-]+)?", re.IGNORECASE)  # RFC 5031
@@ -32,6 +34,9 @@ _SEPARATORS = str.maketrans("", "", "-.() /")
 _PATTERN = re.compile(r"[+0-9*?#\[\]!-]+")
 # Known to every mobile phone of the world, whatever the country (3GPP TS 22.101, 10.1), and the
 # one that most other countries have.
+# What a target's URI may say beside its host: all else could send the call elsewhere (RFC 3261,
+# 19.1.1).
+_HARMLESS = re.compile(r"user=(?:phone|ip)|transport=(?:udp|tcp|tls)", re.IGNORECASE)
 _EVERYWHERE = frozenset({"112", "911", "999"})
 # Satellite and shared networks, premium rates, and the islands whose numbers look like those of the
 # United States: what stolen lines are dialled with. By prefix, because a carrier may connect
@@ -47,6 +52,7 @@ EXPENSIVE = (
     "+43931*", "+4470*", "+44871*", "+44872*", "+44873*", "+449*", "+46900*", "+46939*",
     "+46944*", "+49900*", "+61190*",
 )  # fmt: skip
+_SHORTEST_GLOBAL = 8  # digits; what is shorter is an extension, not a number without its plus
 _INTERNATIONAL = (
     phonenumbers.CountryCodeSource.FROM_NUMBER_WITH_PLUS_SIGN,
     phonenumbers.CountryCodeSource.FROM_NUMBER_WITH_IDD,
@@ -135,9 +141,13 @@ class Dialling:
             return self._emergency_verdict(target, number)
         if number is None and _SIP_URI.fullmatch(target) is None:
             return _denied(target, "", f"{target!r} is neither a number nor a SIP URI")
+        if leads_elsewhere(target):
+            return _denied(target, number or "", f"the parameters of {target} may lead elsewhere")
         number = number or ""
         for form in (number, *_global_forms(target)):
-            matched = _matched(self._deny, form, target)
+            matched = _matched(self._deny, form, target) or _matched(
+                self._deny, form, _without_port(target)
+            )
             if matched:
                 return _denied(target, number, f"{number or target} is denied by {matched!r}")
         if self._config.deny_expensive and _is_expensive(number):
@@ -213,6 +223,8 @@ def normalised(digits: str, country: str) -> str:
 def _global_forms(target: str) -> tuple[str, ...]:
     """What a carrier may take the digits for that were meant otherwise."""
     digits = next(iter(_readings(target)), "")
+    if len(digits) < _SHORTEST_GLOBAL:
+        return ()
     return tuple(f"+{digits.removeprefix(prefix)}" for prefix in ("+", "00", "011"))
 
 
@@ -236,25 +248,55 @@ def _readings(target: str) -> list[str]:
     return [digits, *({plain, digits.rpartition("#")[2], digits.rpartition("*")[2]} - {digits, ""})]
 
 
+def names_uri(pattern: str, uri: str) -> bool:
+    """Whether a pattern of URIs (fnmatch) names a URI: scheme, user and host, each by itself.
+
+    Scheme and host do not care for case, and escapes and parameters change neither (RFC 3261,
+    19.1.4); the user part cares.
+    """
+    wanted, given = _uri_parts(pattern), _uri_parts(uri)
+    if wanted.scheme != given.scheme:
+        return False
+    if not wanted.host:  # "sip:*" or "tel:+49*"
+        return fnmatchcase(f"{given.user}@{given.host}" if given.host else given.user, wanted.user)
+    return fnmatchcase(given.user, wanted.user) and fnmatchcase(given.host, wanted.host)
+
+
+def leads_elsewhere(uri: str) -> bool:
+    """Whether a URI has parameters that may send a call away from its host (RFC 3261, 19.1.1)."""
+    parameters = uri.rpartition("@")[2].split(";")[1:]
+    sip = uri.lower().startswith(("sip:", "sips:"))
+    return sip and not all(_HARMLESS.fullmatch(item) for item in parameters)
+
+
 def _matched(patterns: Iterable[str], number: str, target: str) -> str | None:
     """The first pattern that names the number, or the URI for patterns of URIs."""
-    uri = _normal_uri(target)
+    is_uri = _SIP_URI.fullmatch(target) is not None
     for pattern in patterns:
         if pattern.lower().startswith(("sip:", "sips:")):
-            if uri and fnmatchcase(uri, _normal_uri(pattern) or pattern):
+            if is_uri and names_uri(pattern, target):
                 return pattern
         elif number and fnmatchcase(number, pattern):
             return pattern
     return None
 
 
-def _normal_uri(uri: str) -> str:
-    """Scheme and host do not care for case (RFC 3261, 19.1.4); the user part does."""
-    scheme, colon, rest = uri.partition(":")
-    if not colon:
-        return ""
+def _without_port(uri: str) -> str:
+    return re.sub(r"(@[^:;]*):\d+", r"\1", uri)
+
+
+class _UriParts(NamedTuple):
+    scheme: str
+    user: str
+    host: str  # with its port
+
+
+def _uri_parts(uri: str) -> _UriParts:
+    scheme, _, rest = uri.partition(":")
     user, at, host = rest.rpartition("@")
-    return f"{scheme.lower()}:{user}{at}{host.lower()}"
+    if not at:  # tel, or a pattern of all
+        user, host = host, ""
+    return _UriParts(scheme.lower(), unquote(user), host.partition(";")[0].lower())
 
 
 def _denied(target: str, number: str, why: str) -> Verdict:

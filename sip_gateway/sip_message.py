@@ -12,6 +12,7 @@ from sip_gateway.events import Invite
 if TYPE_CHECKING:
     from services.common.addresses import HostPort
 
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 _USER = re.compile(r"<?(?:sips?|tel):([^@;>?\s]+)", re.IGNORECASE)
 _COMPACT = {"f": "from", "t": "to", "i": "call-id", "m": "contact", "c": "content-type"}
 _PASSED_ON = ("diversion", "history-info", "p-asserted-identity")
@@ -73,7 +74,11 @@ def from_edge(invite: Invite, edge: HostPort | None) -> Invite:
 
 
 def user_of(text: str) -> str:
-    """The user part of the first SIP or tel URI in a header; empty when there is none."""
+    """The user part of the first SIP or tel URI in a header; empty when there is none.
+
+    A display name is passed over: whoever calls may write a URI into it.
+    """
+    text = _QUOTED.sub("", text)
     match = _USER.search(text)
     if match is None or ("@" not in text and "tel:" not in text.lower()):
         return ""

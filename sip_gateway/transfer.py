@@ -6,13 +6,12 @@ import asyncio
 import contextlib
 import re
 from enum import StrEnum
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Protocol
 
 from services.common.errors import LandlineError
 from sip_gateway import messages as m
 from sip_gateway import telemetry
-from sip_gateway.dialling import Outcome
+from sip_gateway.dialling import Outcome, leads_elsewhere, names_uri
 from sip_gateway.events import LegConfirmed, LegEnded, LegProceeding
 
 if TYPE_CHECKING:
@@ -25,7 +24,10 @@ if TYPE_CHECKING:
 DEADLINE_S = 40.0  # longer than a desk rings before its own voicemail would answer
 _REPLACED_S = 2.0
 # A URI as it may be given by a conversation: no headers, no spaces, no brackets.
-_URI = re.compile(r"(?:sips?:[^\s<>?@\"]+@[^\s<>?@\"]+|tel:[+0-9][0-9*#().-]*)", re.IGNORECASE)
+_URI = re.compile(
+    r"(?:sips?:[^\s<>?@\"\x00-\x1f\x7f]+@[^\s<>?@\"\x00-\x1f\x7f]+|tel:[+0-9][0-9*#().-]*)",
+    re.IGNORECASE,
+)
 _TRYING = 100
 _ACCEPTED = 202
 
@@ -45,14 +47,10 @@ class TransferState(StrEnum):
 
 
 def allowed(target: str, patterns: Iterable[str]) -> bool:
-    """True when `target` is a plain SIP or tel URI that one of `patterns` (fnmatch) names.
-
-    Scheme and host do not care for case (RFC 3261, 19.1.4); the user part does.
-    """
-    if _URI.fullmatch(target) is None:
+    """True when `target` is a plain SIP or tel URI that one of `patterns` names (`names_uri`)."""
+    if _URI.fullmatch(target) is None or leads_elsewhere(target):
         return False
-    normal = _normalised(target)
-    return any(fnmatchcase(normal, _normalised(pattern)) for pattern in patterns)
+    return any(names_uri(pattern, target) for pattern in patterns)
 
 
 def state_of(progress: TransferProgressed) -> TransferState:
@@ -62,12 +60,6 @@ def state_of(progress: TransferProgressed) -> TransferState:
     if progress.sip_status < 200 or (progress.sip_status == _ACCEPTED and not progress.final):
         return TransferState.TRYING
     return TransferState.ACCEPTED
-
-
-def _normalised(uri: str) -> str:
-    scheme, _, rest = uri.partition(":")
-    user, separator, host = rest.rpartition("@")
-    return f"{scheme.lower()}:{user}{separator}{host.lower()}"
 
 
 class Transfers:

@@ -155,6 +155,40 @@ def test_transfers_have_their_own_allow_list_and_the_same_rest() -> None:
     assert rules.check_transfer("tel:112").outcome is Outcome.EMERGENCY_REFUSED
 
 
+@pytest.mark.parametrize("extension", ["449", "3290", "3989", "4470"])
+def test_an_extension_is_no_number_that_costs(extension: str) -> None:
+    assert dialling(allow=["4*", "3*"]).check(extension).outcome is Outcome.ALLOWED
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "sip:201@evil.example;x=.pbx.example",
+        "sip:201@a.pbx.example;maddr=192.0.2.66",
+        "sip:201@a.pbx.example;user=phone;lr",
+        "sip:201@a.pbx.example;method=INVITE",
+    ],
+)
+def test_parameters_lead_no_call_past_the_allow_list(target: str) -> None:
+    rules = dialling(allow=["sip:2??@*.pbx.example"])
+    assert rules.check("sip:201@a.pbx.example;user=phone").outcome is Outcome.ALLOWED
+    assert rules.check(target).outcome is Outcome.DENIED
+    assert rules.check_transfer(target).outcome is Outcome.DENIED
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "sip:x@evil.example", "sip:x@EVIL.example", "sip:x@evil.example:5060",
+        "sip:x@evil.example;transport=tcp", "sip:90%30@pbx.example", "sip:900@pbx.example:5062",
+    ],
+)  # fmt: skip
+def test_nothing_that_is_written_otherwise_passes_the_deny_list(target: str) -> None:
+    rules = dialling(allow=["sip:*"], deny=["sip:*@evil.example", "sip:900@pbx.example"])
+    assert rules.check("sip:x@good.example").outcome is Outcome.ALLOWED
+    assert rules.check(target).outcome is Outcome.DENIED
+
+
 @pytest.mark.parametrize(
     "settings",
     [

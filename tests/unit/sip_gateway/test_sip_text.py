@@ -49,6 +49,15 @@ def test_nonsense_has_no_names(text: str) -> None:
     assert (invite.caller, invite.callee, invite.headers) == ("", "", {})
 
 
+@pytest.mark.parametrize(
+    "name", ['"sip:112@evil.example"', '"a \\" <sip:112@evil.example>"', '"tel:112"']
+)
+def test_a_display_name_is_nobodys_number(name: str) -> None:
+    text = INVITE.replace('"Ann"', name).replace("<tel:+4930123>", f"{name} <sip:200@x>")
+    invite = parse_invite(text, "192.0.2.9:5060")
+    assert (invite.caller, invite.callee) == ("0301*2", "200")
+
+
 def test_an_anonymous_caller_has_no_number() -> None:
     text = INVITE.replace('"Ann" <sip:0301%2A2;x=1@example.com>', "<sip:anonymous.invalid>")
     assert parse_invite(text, "192.0.2.9:5060").caller == ""
@@ -107,6 +116,10 @@ def test_codec_that_the_answer_will_choose(body: str, codec: str) -> None:
         ("SIP:desk@PBX.example", True),
         ("sip:Desk@pbx.example", False),
         ("sip:desk@pbx.example.evil", False),
+        ("sip:desk@pbx.example;user=phone", True),
+        ("sip:desk@pbx.example;maddr=192.0.2.1", False),
+        ("sip:desk@pbx.example:5062", False),
+        ("sip:de\x00sk@pbx.example", False),
         ("sip:desk@pbx.example?Replaces=1", False),
         ("sip:desk@pbx.example>\r\nX: y", False),
         ("sip:evil@other@pbx.example", False),
