@@ -112,7 +112,7 @@ class EdgeProcess:
             raise LandlineError("the edge was never started")
         status = await self._process.wait()
         _kill_group(self._process.pid)
-        await self._reading
+        await asyncio.wait((self._reading,))  # whoever gives up waiting does not end the reading
         self.rpc.close()
         return status
 
