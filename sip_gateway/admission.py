@@ -133,7 +133,7 @@ class Admission:
         if other_legs >= self.limit:
             return self._no_line(FULL, emergency)
         if not self._take_token():
-            return TOO_FAST
+            return TOO_FAST if emergency is None else self._no_line(TOO_FAST, emergency)
         return None if self._rtp_is_free() else self._no_line(NO_RTP_PORTS, emergency)
 
     def _emergency(self, invite: Invite) -> Verdict | None:

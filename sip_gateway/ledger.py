@@ -197,9 +197,15 @@ class Ledger:
         return denial
 
     def resume(self, owner: str, booking: Booking) -> None:
-        """A call that was booked before, at a ledger that is gone, whatever the limits say."""
-        if booking.call_id not in self._held:
+        """A call that was booked before, at a ledger that is gone, whatever the limits say.
+
+        It is the new owner's from now on: that the old connection broke may be heard of later.
+        """
+        held = self._held.get(booking.call_id)
+        if held is None:
             self._hold(owner, booking)
+        else:
+            self._held[booking.call_id] = (owner, held[1])
 
     def give_back(self, call_id: str) -> None:
         held = self._held.pop(call_id, None)

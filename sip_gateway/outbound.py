@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
@@ -36,6 +37,7 @@ _BUSY = (486, 600)
 _DECLINED = (603, 607, 608)
 _NO_ANSWER = (408, 480, 487)
 _OUR_CREDENTIALS = (401, 407)
+_CALLER_ID = re.compile(r"[A-Za-z0-9+*._-]{1,64}")  # what needs no escape in a URI
 
 
 class DialState(StrEnum):
@@ -166,6 +168,8 @@ def caller_id_for(trunk: Trunk, wanted: str, country: str) -> str | None:
     if not wanted:
         return trunk.caller_id
     number = dids.e164(wanted, country)
+    if not _CALLER_ID.fullmatch(number):
+        return None
     own = (trunk.caller_id, *(did.number for did in trunk.dids))
     allowed = any(own_id and dids.names(own_id, number, country) for own_id in own)
     return number if allowed else None
@@ -221,6 +225,9 @@ class Outbound:
         say(end)
 
     def _denied(self, order: DialOrder) -> str | None:
+        if order.number.strip().lower().startswith(("sip:", "sips:")):
+            # The list allows that host, not the same digits through a trunk.
+            return f"{order.number!r} is a SIP URI: write a number"
         verdict = self._house.dialling.check(order.number)
         if verdict.outcome is Outcome.ALLOWED:
             unknown = [name for name in order.trunks if name not in self._trunks]

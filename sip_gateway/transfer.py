@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import re
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from services.common.errors import LandlineError
@@ -95,6 +96,7 @@ class Transfers:
         self._understood = False
         self._consulted: Leg | None = None
         self._consulted_ended = asyncio.Event()
+        self._attempt = object()  # whose events count
         self._tasks: set[asyncio.Task[None]] = set()
 
     def may_begin(self, target: str) -> bool:
@@ -131,7 +133,8 @@ class Transfers:
             if attended:
                 self._consulted_ended.clear()
                 self._ring_back(True)
-                self._consulted = await self._consult(target, self._on_consulted)
+                self._attempt = attempt = object()
+                self._consulted = await self._consult(target, partial(self._on_consulted, attempt))
                 if self._deadline is None:
                     await self._drop_consulted()
             else:
@@ -177,7 +180,9 @@ class Transfers:
 
     # -- the target of an attended transfer -------------------------------------------------------
 
-    def _on_consulted(self, event: LegEvent) -> None:
+    def _on_consulted(self, attempt: object, event: LegEvent) -> None:
+        if attempt is not self._attempt:
+            return  # a target that was given up takes its time to end
         match event:
             case LegProceeding(sip_status=sip_status) if sip_status > _TRYING:
                 self._update(TransferState.TRYING, sip_status, "")

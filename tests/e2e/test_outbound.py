@@ -410,3 +410,14 @@ async def test_orders_need_a_certificate_where_there_is_tls(
     output, _ = await asyncio.wait_for(process.communicate(), 15)
     assert (process.returncode, json.loads(output)["state"]) == (1, "denied")
     assert not carrier.messages
+
+
+async def test_a_host_that_is_allowed_allows_no_number_through_a_trunk(
+    agent: FakeAgent, carrier: SipPeer, launch_gateway: LaunchGateway
+) -> None:
+    sip = SIP.replace('["+4930*"]', '["+4930*", "sip:*@pbx.example"]')
+    gateway = await launch_gateway(sip=sip, trunks=trunk("carrier", carrier))
+    async with Dialler(gateway) as service:
+        end = await service.dial("sip:+33123456789@pbx.example").end()
+    assert "write a number" in end.reason
+    assert not carrier.received("INVITE")

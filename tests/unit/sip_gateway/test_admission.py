@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +12,9 @@ from services.common.addresses import HostPort
 from services.common.clock import ManualClock
 from services.common.config import Secret
 from sip_gateway.admission import FULL, STOPPING, TOO_FAST, UNKNOWN_SOURCE, Admission
+from sip_gateway.config import SipConfig
 from sip_gateway.events import Invite
+from sip_gateway.house import open_house
 from sip_gateway.trunk import Trunk, TrunkKind
 
 PEER = Trunk(name="peer", kind=TrunkKind.PEER, allow=["192.0.2.0/28"])  # type: ignore[list-item]
@@ -111,3 +115,20 @@ def test_strangers_use_up_nobodys_burst() -> None:
     for _ in range(100):
         assert admission.decide(invite("198.51.100.1"), 0) == UNKNOWN_SOURCE
     assert admission.decide(invite("192.0.2.1"), 0) is None
+
+
+def test_a_call_for_help_in_a_burst_still_gets_the_people_named_for_it(tmp_path: Path) -> None:
+    route = "sip:reception@192.0.2.10"
+    config = SipConfig.model_validate(
+        {"agent": "127.0.0.1:1", "dialling": {"emergency_route": route}}
+    )
+    clock = ManualClock()
+    house = open_house(config, data_dir=tmp_path, clock=clock)
+    admission = Admission([PEER], clock=clock, limit=3, house=house)
+    help_wanted = dataclasses.replace(invite("192.0.2.1"), request_user="112")
+    for _ in range(10):
+        assert admission.decide(invite("192.0.2.1"), 0) is None
+    assert admission.decide(invite("192.0.2.1"), 0) == TOO_FAST
+    refusal = admission.decide(help_wanted, 0)
+    assert refusal is not None
+    assert (refusal.sip_status, refusal.contact) == (302, route)

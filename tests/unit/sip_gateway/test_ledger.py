@@ -37,6 +37,15 @@ def denied(ledger: Ledger, item: Booking) -> str:
     return "" if denial is None else denial.limit
 
 
+def test_a_call_that_is_booked_again_outlives_the_connection_that_booked_it_first() -> None:
+    ledger = Ledger(clock=ManualClock())
+    assert ledger.take("worker-1", booking("a")) is None
+    ledger.resume("worker-2", booking("a"))  # before the end of the old connection is heard of
+    assert ledger.owner_gone("worker-1") == 0
+    assert ledger.channels("lab") == 1
+    assert ledger.owner_gone("worker-2") == 1
+
+
 def test_channels_of_both_directions_together() -> None:
     ledger = Ledger(clock=ManualClock())
     limits = TrunkLimits(channels=2)

@@ -78,3 +78,12 @@ def test_the_number_is_sent_as_the_trunk_wants_it(form: DialFormat, sent: str) -
 )
 def test_only_our_own_numbers_are_shown(wanted: str, shown: str | None) -> None:
     assert caller_id_for(TRUNK, wanted, "DE") == shown
+
+
+@pytest.mark.parametrize(
+    "wanted", ["+4930>;x", "+4930\r\nX-Evil: 1", "+4930@evil", "+49 30 <sip:x>"]
+)
+def test_no_caller_id_breaks_out_of_its_header(wanted: str) -> None:
+    anything = TRUNK.model_copy(update={"dids": [Did(number="*")]})
+    assert caller_id_for(anything, wanted, "") is None
+    assert caller_id_for(anything, "+49309018200", "") == "+49309018200"
