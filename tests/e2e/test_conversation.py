@@ -24,7 +24,7 @@ from services.common import config
 from services.common.clock import SystemClock
 from services.eval.caller import Caller
 from services.stack import Stack
-from sip_gateway.softphone import Softphone, read_wav
+from sip_gateway.softphone import CallRefusedError, Softphone, read_wav
 from tests.fakes.certificates import tls_section
 
 ROOT = Path(__file__).parents[2]
@@ -275,6 +275,25 @@ async def test_a_silent_caller_is_asked_twice_and_then_let_go(
         assert said == ["[silence]", "[silence]"]
         ended = await clinic.until("call_ended")
         assert ended.fields["reason"] == "caller_silent"
+
+
+async def test_a_full_service_is_named_and_an_emergency_call_is_told_so(
+    open_clinic: Open, phone: Softphone
+) -> None:
+    async with open_clinic("stt.max_streams=1") as clinic:
+        caller = await dial(phone, clinic)
+        with pytest.raises(CallRefusedError, match="503"):
+            await phone.dial(clinic.uri)
+        log = (clinic.stack.logs / "gateway.log").read_text()
+        assert "speech recognition: all 1 places are in use" in log
+        await caller.call.hang_up()
+        await clinic.until("call_ended")
+        call = await phone.dial(clinic.uri.replace("reception@", "112@"))
+        async with asyncio.timeout(30):
+            await call.ended()
+        await clinic.until("call_ended", reason="emergency_refused")
+        said = clinic.events("agent_said")[-1].fields["text"]
+        assert "dial the emergency number from another telephone" in said
 
 
 async def test_the_services_talk_over_mutual_tls(
