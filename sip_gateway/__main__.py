@@ -39,6 +39,15 @@ async def main(file: ConfigFile, stop: Stop) -> None:
         await supervise(file, config, plan, stop)
 
 
+def _with_paths(file: ConfigFile, config: SipConfig) -> SipConfig:
+    """Relative paths count from the file's folder."""
+    music = config.admission.hold_music
+    if music is None:
+        return config
+    found = config.admission.model_copy(update={"hold_music": file.resolve(music)})
+    return config.model_copy(update={"admission": found})
+
+
 async def _work(file: ConfigFile, config: SipConfig, stop: Stop) -> None:
     """Be a worker: alone, or one of several."""
     from sip_gateway.worker import Worker
@@ -47,7 +56,7 @@ async def _work(file: ConfigFile, config: SipConfig, stop: Stop) -> None:
     if place is not None:
         structlog.contextvars.bind_contextvars(worker=place.name.partition("-")[0])
     worker = Worker(
-        config,
+        _with_paths(file, config),
         data_dir=file.shared.data_dir,
         region=file.shared.region,
         tls=file.tls(),

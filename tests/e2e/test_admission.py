@@ -236,9 +236,7 @@ async def test_hold_music_of_ones_own(
         file.setframerate(8000)
         mono = np.frombuffer(tone(700, 1.0), "<i2")[::2]
         file.writeframes(np.repeat(mono, 2).tobytes())
-    gateway = await launch_gateway(
-        sip=QUEUE.format(wait=60) + f'hold_music = "{tmp_path / "hold.wav"}"\n'
-    )
+    gateway = await launch_gateway(sip=QUEUE.format(wait=60) + 'hold_music = "hold.wav"\n')
     agent.refusal = FULL
     call = await phone.dial(gateway.uri())
     await queued(gateway, 1)
