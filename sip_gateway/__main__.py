@@ -22,19 +22,19 @@ from sip_gateway.config import SipConfig
 if TYPE_CHECKING:
     from services.common.config import ConfigFile
     from services.common.process import Stop
-    from sip_gateway.worker_status import WorkerStatus
+    from sip_gateway.fleet.worker_status import WorkerStatus
 
 
 async def main(file: ConfigFile, stop: Stop) -> None:
     """Take calls until `stop` is set, and finish those that are live unless `stop.now` is."""
-    from sip_gateway import fleet
+    from sip_gateway.fleet import plan as fleet
 
     config = file.section("sip", SipConfig)
     plan = await fleet.plan_for(config)
     if plan is None:
         await _work(file, config, stop)
     else:
-        from sip_gateway.supervisor import supervise
+        from sip_gateway.fleet.supervisor import supervise
 
         await supervise(file, config, plan, stop)
 

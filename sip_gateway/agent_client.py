@@ -13,10 +13,10 @@ from landline.agent.v1 import agent_pb2_grpc
 from services.common.errors import LandlineError
 from services.common.grpc_server import open_channel
 from sip_gateway import messages as m
+from sip_gateway.dialog.transfer import TransferState
 from sip_gateway.events import DtmfPressed
 from sip_gateway.media.jitter import MediaReport
 from sip_gateway.media.playout import Heard
-from sip_gateway.transfer import TransferState
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

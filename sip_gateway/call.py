@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING
 import structlog
 
 from services.common.errors import LandlineError
-from sip_gateway import dids, telemetry
 from sip_gateway import messages as m
-from sip_gateway.admission import STOPPING
+from sip_gateway import telemetry
+from sip_gateway.admission.admission import STOPPING
+from sip_gateway.admission.reception import Reception
 from sip_gateway.agent_client import AgentLostError
-from sip_gateway.call_keys import CallKeys
+from sip_gateway.dialog.call_keys import CallKeys
+from sip_gateway.dialog.hold import Hold
+from sip_gateway.dialog.transfer import Transfers
 from sip_gateway.ending import CallResult, Ending
 from sip_gateway.events import (
     DtmfPressed,
@@ -30,29 +33,27 @@ from sip_gateway.events import (
     StreamClosed,
     TransferProgressed,
 )
-from sip_gateway.hold import Hold
-from sip_gateway.limits import Direction
 from sip_gateway.media.call_media import CallMedia
-from sip_gateway.reception import Reception
-from sip_gateway.sdp import first_common_codec
-from sip_gateway.sip_message import user_of
-from sip_gateway.transfer import Transfers
-from sip_gateway.trunk import RingWith
+from sip_gateway.sip.message import user_of
+from sip_gateway.sip.sdp import first_common_codec
+from sip_gateway.trunks import dids
+from sip_gateway.trunks.limits import Direction
+from sip_gateway.trunks.trunk import RingWith
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from services.common.clock import Clock
+    from sip_gateway.admission.house import House
     from sip_gateway.agent_client import AgentClient, AgentStream
     from sip_gateway.config import SipConfig
-    from sip_gateway.dids import Route
+    from sip_gateway.dialog.transfer import Consult
     from sip_gateway.events import Invite, LegEvent
-    from sip_gateway.house import House
     from sip_gateway.leg import Leg
     from sip_gateway.media.playout import Heard
-    from sip_gateway.transfer import Consult
-    from sip_gateway.trunk import Trunk
+    from sip_gateway.trunks.dids import Route
+    from sip_gateway.trunks.trunk import Trunk
 
 _OUTBOX_EVENTS = 1000
 _STATISTICS_S = 5.0

@@ -14,13 +14,13 @@ from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from services.common.addresses import Address, HostPort
 from services.common.config import Section
-from sip_gateway.admission_config import AdmissionConfig
-from sip_gateway.dialling import DiallingConfig
+from sip_gateway.admission.config import AdmissionConfig
 from sip_gateway.edge.config import EdgeConfig, WorkerPlace
 from sip_gateway.media.settings import MediaConfig
-from sip_gateway.nat import Nat, check_trunk, with_one_public_address
-from sip_gateway.outbound_config import OutboundConfig
-from sip_gateway.trunk import Transport, Trunk, TrunkKind
+from sip_gateway.nat.config import Nat, check_trunk, with_one_public_address
+from sip_gateway.outbound.config import OutboundConfig
+from sip_gateway.outbound.dialling import DiallingConfig
+from sip_gateway.trunks.trunk import Transport, Trunk, TrunkKind
 
 if TYPE_CHECKING:
     import ipaddress

@@ -21,20 +21,21 @@ import structlog
 
 from services.common.addresses import HostPort
 from services.common.errors import LandlineError
-from sip_gateway import endpoint_setup, symmetric
-from sip_gateway.alg_watch import AlgWatch
+from sip_gateway import endpoint_setup
+from sip_gateway.admission.source_filter import SourceFilter, dialog_peers
 from sip_gateway.leg import Leg
 from sip_gateway.mailbox import Mailbox
 from sip_gateway.media.port import MediaPort, media_thread
 from sip_gateway.media.source_lock import NOBODY_LOCKED, SourcePolicy
-from sip_gateway.names_guard import NamesGuard
+from sip_gateway.nat import symmetric
+from sip_gateway.nat.alg_watch import AlgWatch
 from sip_gateway.packet_filter import FilterError
 from sip_gateway.pj_call import PjCall
-from sip_gateway.sip_log import SipLog, pjsip_library
-from sip_gateway.sip_message import from_edge, parse_invite
-from sip_gateway.source_filter import SourceFilter, dialog_peers
-from sip_gateway.trunk import Transport
-from sip_gateway.unhandled import UnhandledRequests
+from sip_gateway.sip.log import SipLog, pjsip_library
+from sip_gateway.sip.message import from_edge, parse_invite
+from sip_gateway.sip.names_guard import NamesGuard
+from sip_gateway.sip.unhandled import UnhandledRequests
+from sip_gateway.trunks.trunk import Transport
 
 if TYPE_CHECKING:
     import ipaddress

@@ -12,10 +12,10 @@ from services.common.audio import FRAME_MS, SAMPLE_RATE_HZ
 from services.common.errors import ConfigError
 from sip_gateway.config import Codec, EndpointConfig
 from sip_gateway.media.jitter import discard_steadily
-from sip_gateway.trunk import Transport
+from sip_gateway.trunks.trunk import Transport
 
 if TYPE_CHECKING:
-    from sip_gateway.sip_log import SipLog
+    from sip_gateway.sip.log import SipLog
 
 _log = structlog.get_logger()
 _PORT_ATTEMPTS = 10

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
-from sip_gateway.dtmf import DtmfMethod
+from sip_gateway.dialog.dtmf import DtmfMethod
 
 if TYPE_CHECKING:
     from sip_gateway.leg import Leg

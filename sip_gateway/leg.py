@@ -14,8 +14,8 @@ import pjsua2 as pj
 import structlog
 
 from services.common.errors import LandlineError
-from sip_gateway import dtmf
-from sip_gateway.dtmf import DtmfMethod
+from sip_gateway.dialog import dtmf
+from sip_gateway.dialog.dtmf import DtmfMethod
 from sip_gateway.events import LegEnded
 from sip_gateway.media.source_lock import NOBODY_LOCKED, SourcePolicy
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from sip_gateway.events import DtmfPressed
-from sip_gateway.limits import Direction
 from sip_gateway.media.jitter import MediaReport
 from sip_gateway.media.playout import Heard
+from sip_gateway.trunks.limits import Direction
 
 if TYPE_CHECKING:
-    from sip_gateway.transfer import TransferState
+    from sip_gateway.dialog.transfer import TransferState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,9 @@ import pjsua2 as pj
 import structlog
 
 from services.common.clock import SystemClock
-from sip_gateway import dtmf, in_dialog, symmetric
-from sip_gateway.dtmf import DtmfMethod
+from sip_gateway.admission.source_filter import dialog_peers
+from sip_gateway.dialog import dtmf, in_dialog
+from sip_gateway.dialog.dtmf import DtmfMethod
 from sip_gateway.events import (
     DtmfPressed,
     LegConfirmed,
@@ -24,7 +25,7 @@ from sip_gateway.events import (
 )
 from sip_gateway.media.jitter import StreamStatistics
 from sip_gateway.media.source_guard import SourceGuard
-from sip_gateway.source_filter import dialog_peers
+from sip_gateway.nat import symmetric
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

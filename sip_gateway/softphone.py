@@ -27,8 +27,8 @@ from services.common.addresses import HostPort
 from services.common.audio import BYTES_PER_SAMPLE, SAMPLE_RATE_HZ
 from services.common.clock import SystemClock
 from services.common.errors import LandlineError
-from sip_gateway import accounts, dtmf
 from sip_gateway.config import Codec, EndpointConfig, PortRange
+from sip_gateway.dialog import dtmf
 from sip_gateway.endpoint import LOCAL, Endpoint
 from sip_gateway.events import (
     DtmfPressed,
@@ -46,8 +46,9 @@ from sip_gateway.media.call_audio import CallAudio
 from sip_gateway.media.jitter import JitterPolicy, StreamStatistics
 from sip_gateway.media.playout import Heard, PlayoutQueue
 from sip_gateway.media.recorder import Recorder, Recording
-from sip_gateway.nat import Nat
-from sip_gateway.trunk import Srtp, Transport
+from sip_gateway.nat.config import Nat
+from sip_gateway.trunks import accounts
+from sip_gateway.trunks.trunk import Srtp, Transport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

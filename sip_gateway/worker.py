@@ -8,27 +8,29 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from sip_gateway import accounts, dial_server, dids, telemetry
-from sip_gateway.admission import UNKNOWN_SOURCE, Admission
+from sip_gateway import telemetry
+from sip_gateway.admission.admission import UNKNOWN_SOURCE, Admission
+from sip_gateway.admission.house import open_house
+from sip_gateway.admission.refusals import MISSING
+from sip_gateway.admission.strangers import StrangerWatch, only_from
 from sip_gateway.agent_client import AgentClient
 from sip_gateway.call import Call, CallContext
 from sip_gateway.config import EndpointConfig
-from sip_gateway.dial_server import DialServicer
 from sip_gateway.ending import CallResult
 from sip_gateway.endpoint import LOCAL, REFUSING, Endpoint, LegTerms
-from sip_gateway.house import open_house
+from sip_gateway.fleet.worker_status import WorkerStatus
 from sip_gateway.media.rtp_probe import RtpProbe
-from sip_gateway.nat import is_probably_unreachable
-from sip_gateway.outbound import Outbound
-from sip_gateway.placing import WorkerLines
-from sip_gateway.refusals import MISSING
-from sip_gateway.resolving import Resolver
-from sip_gateway.strangers import StrangerWatch, only_from
-from sip_gateway.stun_watch import StunWatch
+from sip_gateway.nat.config import is_probably_unreachable
+from sip_gateway.nat.stun_watch import StunWatch
+from sip_gateway.outbound import server as dial_server
+from sip_gateway.outbound.origination import Outbound
+from sip_gateway.outbound.placing import WorkerLines
+from sip_gateway.outbound.server import DialServicer
 from sip_gateway.telemetry import serve_metrics
-from sip_gateway.trunk import RingWith
-from sip_gateway.trunk_lines import TrunkLines
-from sip_gateway.worker_status import WorkerStatus
+from sip_gateway.trunks import accounts, dids
+from sip_gateway.trunks.resolving import Resolver
+from sip_gateway.trunks.trunk import RingWith
+from sip_gateway.trunks.trunk_lines import TrunkLines
 
 if TYPE_CHECKING:
     from collections.abc import Callable

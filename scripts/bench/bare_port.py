@@ -12,7 +12,7 @@ from typing import Any
 import pjsua2 as pj
 
 from services.common.audio import FRAME_BYTES, FRAME_MS, SAMPLE_RATE_HZ, SILENCE_FRAME
-from sip_gateway.sip_log import pjsip_library
+from sip_gateway.sip.log import pjsip_library
 
 HOST = "127.0.0.1"
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from services.common.audio import FRAME_MS, FRAME_SAMPLES
 from services.common.errors import LandlineError
-from sip_gateway import dtmf
+from sip_gateway.dialog import dtmf
 
 if TYPE_CHECKING:
     from services.common.clock import Clock

@@ -23,7 +23,7 @@ from sip_gateway.doctor.findings import Finding, failed, passed, skipped
 from sip_gateway.doctor.line import Line
 from sip_gateway.doctor.signals import SWEEP_MS, Echo, find_sweep, sweep
 from sip_gateway.softphone import CallRefusedError
-from sip_gateway.trunk import Transport, TrunkKind
+from sip_gateway.trunks.trunk import Transport, TrunkKind
 from sip_gateway.worker import endpoint_config
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from sip_gateway.config import EndpointConfig, SipConfig
     from sip_gateway.doctor.ladder import SipMessage
     from sip_gateway.softphone import ReceivedFrame, SoftphoneCall
-    from sip_gateway.trunk import Trunk
+    from sip_gateway.trunks.trunk import Trunk
 
 _ANSWER_S = 8.0
 _RING_S = 20.0

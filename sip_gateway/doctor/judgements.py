@@ -10,17 +10,17 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from sip_gateway.doctor.findings import Finding, failed, passed, skipped, warned
-from sip_gateway.reach import is_on_internet
-from sip_gateway.registration import EXPLANATIONS
+from sip_gateway.nat.reach import is_on_internet
+from sip_gateway.trunks.registration import EXPLANATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sip_gateway.alg import AlgFinding
     from sip_gateway.doctor.ladder import SipMessage
     from sip_gateway.doctor.signals import Echo
     from sip_gateway.events import RegistrationChanged
     from sip_gateway.media.jitter import StreamStatistics
+    from sip_gateway.nat.alg import AlgFinding
 
 _CLOCK_TOLERANCE_S = 2.0
 _LONG_DELAY_MS = 300.0  # one way; ITU-T G.114 calls 400 ms the limit of what can be planned with

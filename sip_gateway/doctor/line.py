@@ -9,13 +9,14 @@ from collections import deque
 from typing import TYPE_CHECKING, Self
 
 from services.common.errors import ConfigError, LandlineError
-from sip_gateway import accounts, alg
 from sip_gateway.doctor.ladder import SipMessage
 from sip_gateway.endpoint import LOCAL, REFUSING, Endpoint, LegTerms
 from sip_gateway.events import Refusal
-from sip_gateway.redaction import without_secrets
+from sip_gateway.nat import alg
+from sip_gateway.sip.redaction import without_secrets
 from sip_gateway.softphone import SoftphoneCall
-from sip_gateway.trunk import TrunkKind
+from sip_gateway.trunks import accounts
+from sip_gateway.trunks.trunk import TrunkKind
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from sip_gateway.config import EndpointConfig
     from sip_gateway.events import Invite, RegistrationChanged
     from sip_gateway.leg import Leg
-    from sip_gateway.trunk import Trunk
+    from sip_gateway.trunks.trunk import Trunk
 
 _MOST_MESSAGES = 2000
 _UNREGISTER_S = 2.0

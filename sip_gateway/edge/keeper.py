@@ -12,13 +12,13 @@ from services.common.errors import LandlineError
 from sip_gateway import telemetry
 from sip_gateway.edge.process import EdgeProcess
 from sip_gateway.edge.rpc import EdgeRpcError
-from sip_gateway.resolving import UnknownServerError
+from sip_gateway.trunks.resolving import UnknownServerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sip_gateway.edge.plan import EdgePlan, EdgeTrunk, Seat
-    from sip_gateway.resolving import Resolver
+    from sip_gateway.trunks.resolving import Resolver
 
 _log = structlog.get_logger()
 _STEP_S = 2.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sip_gateway.trunk import Server, Transport, Trunk, TrunkKind
+from sip_gateway.trunks.trunk import Server, Transport, Trunk, TrunkKind
 
 if TYPE_CHECKING:
     import ipaddress

@@ -7,7 +7,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from services.common.errors import ConfigError
-from sip_gateway.trunk import Transport
+from sip_gateway.trunks.trunk import Transport
 
 if TYPE_CHECKING:
     from services.common.addresses import HostPort

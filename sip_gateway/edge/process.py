@@ -17,7 +17,7 @@ from services.common.errors import ConfigError, LandlineError
 from sip_gateway import telemetry
 from sip_gateway.edge import render
 from sip_gateway.edge.rpc import EdgeRpc, EdgeRpcError
-from sip_gateway.registration import EXPLANATIONS
+from sip_gateway.trunks.registration import EXPLANATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

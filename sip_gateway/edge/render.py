@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from services.common.errors import ConfigError
 from sip_gateway.edge.plan import CLOSED
-from sip_gateway.trunk import TrunkKind
+from sip_gateway.trunks.trunk import TrunkKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

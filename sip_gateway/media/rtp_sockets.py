@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from sip_gateway import packet_filter as bpf
 from sip_gateway.packet_filter import FilterError as RtpSocketError
-from sip_gateway.sip_log import pjsip_library
+from sip_gateway.sip.log import pjsip_library
 
 if TYPE_CHECKING:
     from sip_gateway.media.source_lock import Filters, SourceFilter

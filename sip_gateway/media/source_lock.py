@@ -21,7 +21,7 @@ import ipaddress
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sip_gateway.reach import is_on_internet
+from sip_gateway.nat.reach import is_on_internet
 
 _WIDEN_AFTER_MS = 150
 _STEADY_LOOKS = 3

@@ -15,7 +15,7 @@ from services.common.audio import (
     SILENCE_FRAME,
     ms_to_samples,
 )
-from sip_gateway.dtmf import GAP_MS, TONE_MS
+from sip_gateway.dialog.dtmf import GAP_MS, TONE_MS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

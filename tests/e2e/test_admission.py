@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from services.common.clock import SystemClock
-from sip_gateway.ledger import Ledger
-from sip_gateway.ledger_socket import LedgerServer
-from sip_gateway.limits import Direction
+from sip_gateway.admission.ledger import Ledger
+from sip_gateway.admission.ledger_socket import LedgerServer
 from sip_gateway.softphone import CallRefusedError, Softphone, SoftphoneCall
+from sip_gateway.trunks.limits import Direction
 from tests.e2e.test_sipp import invite_text
 from tests.fakes.agent import FakeAgent
 from tests.fakes.gateway_process import GatewayProcess

@@ -12,7 +12,7 @@ import pytest
 
 from sip_gateway.config import Codec
 from sip_gateway.softphone import CallRefusedError, PhoneState, Softphone, SoftphoneCall
-from sip_gateway.trunk import Transport
+from sip_gateway.trunks.trunk import Transport
 from tests.fakes.tones import peak_hz, rms, tone
 
 if TYPE_CHECKING:

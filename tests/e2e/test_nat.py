@@ -19,7 +19,7 @@ import pytest
 
 from services.common.addresses import HostPort
 from services.common.config import Secret
-from sip_gateway.nat import Nat, Turn
+from sip_gateway.nat.config import Nat, Turn
 from sip_gateway.softphone import Softphone, SoftphoneCall
 from tests.fakes.agent import FakeAgent, FakeCall
 from tests.fakes.coturn import PASSWORD, PORT, USER, Coturn

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sip_gateway.softphone import CallRefusedError, Softphone
-from sip_gateway.trunk import Srtp
+from sip_gateway.trunks.trunk import Srtp
 from tests.fakes.agent import FakeAgent
 from tests.fakes.baresip import Baresip
 from tests.fakes.gateway_process import GatewayProcess

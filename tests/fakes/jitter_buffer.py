@@ -58,7 +58,7 @@ class _Buffer:
         import pjsua2 as pj
 
         from sip_gateway.media.jitter import DISCARD_STEADILY
-        from sip_gateway.sip_log import pjsip_library
+        from sip_gateway.sip.log import pjsip_library
 
         self._library = pjsip_library()
         self._library.pj_log_set_level(0)

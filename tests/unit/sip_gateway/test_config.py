@@ -9,7 +9,7 @@ import pytest
 from services.common import config
 from services.common.errors import ConfigError
 from sip_gateway.config import Codec, SipConfig
-from sip_gateway.trunk import Transport
+from sip_gateway.trunks.trunk import Transport
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -25,6 +25,6 @@ def test_an_example_is_taken(tmp_path: Path, example: str) -> None:
 
 def test_every_key_of_nat_is_documented() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    from sip_gateway.nat import Nat
+    from sip_gateway.nat.config import Nat
 
     assert [key for key in Nat.model_fields if f"| `{key}` |" not in text] == []

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from services.common.addresses import HostPort
-from sip_gateway import dtmf, transfer
+from sip_gateway.dialog import dtmf, transfer
+from sip_gateway.dialog.transfer import TransferState
 from sip_gateway.events import TransferProgressed
-from sip_gateway.sdp import first_common_codec
-from sip_gateway.sip_message import from_edge, parse_invite
-from sip_gateway.transfer import TransferState
+from sip_gateway.sip.message import from_edge, parse_invite
+from sip_gateway.sip.sdp import first_common_codec
 
 INVITE = """\
 INVITE sip:+4930123@192.0.2.1:5060;user=phone SIP/2.0

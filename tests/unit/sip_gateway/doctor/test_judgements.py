@@ -4,13 +4,13 @@ from datetime import UTC, datetime
 
 import pytest
 
-from sip_gateway.alg import AlgFinding, Damage
 from sip_gateway.doctor import judgements
 from sip_gateway.doctor.findings import Status, worst
 from sip_gateway.doctor.ladder import SipMessage
 from sip_gateway.doctor.signals import Echo
 from sip_gateway.events import RegistrationChanged
 from sip_gateway.media.jitter import StreamStatistics
+from sip_gateway.nat.alg import AlgFinding, Damage
 
 NOW = datetime(2030, 1, 1, 12, 0, tzinfo=UTC)
 

@@ -20,8 +20,8 @@ from sip_gateway.edge.plan import EdgePlan, EdgeTrunk
 from sip_gateway.edge.process import EdgeProcess
 from sip_gateway.edge.render import RPC_SOCKET
 from sip_gateway.edge.rpc import EdgeRpc, EdgeRpcError
-from sip_gateway.resolving import Resolver
-from sip_gateway.trunk import Server, Transport, TrunkKind
+from sip_gateway.trunks.resolving import Resolver
+from sip_gateway.trunks.trunk import Server, Transport, TrunkKind
 
 
 def free_port() -> int:

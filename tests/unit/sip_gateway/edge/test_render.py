@@ -13,7 +13,7 @@ from services.common.errors import ConfigError
 from sip_gateway.edge.config import EdgeConfig, EdgeTls
 from sip_gateway.edge.plan import EdgePlan, EdgeTrunk, Seat
 from sip_gateway.edge.render import CONFIG_FILE, TLS_FILE, files
-from sip_gateway.trunk import Server, Transport, TrunkKind
+from sip_gateway.trunks.trunk import Server, Transport, TrunkKind
 
 PASSWORD = "pass:word\\with everything"
 PEER = EdgeTrunk(
