@@ -61,7 +61,7 @@ async def test_baresip_talks_listens_and_presses_keys(
 
 
 async def test_baresip_holds_resumes_and_follows_a_transfer(
-    agent: FakeAgent, launch_gateway: LaunchGateway, baresip: Baresip, peer: SipPeer
+    agent: FakeAgent, launch_gateway: LaunchGateway, peer: SipPeer, baresip: Baresip
 ) -> None:
     gateway = await launch_gateway(sip='transfer_allow = ["sip:desk@127.0.0.1:*"]')
     await baresip.dial(gateway.uri("4711"))

@@ -5,28 +5,19 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-import pytest
-
 from sip_gateway.media import tones
+from tests.e2e import shared
 from tests.fakes.g711 import PCMU
-from tests.fakes.talk import call
+from tests.fakes.talk import call, sent_as_tones
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from tests.fakes.agent import FakeAgent, FakeCall
     from tests.fakes.gateway_process import GatewayProcess
     from tests.fakes.sip_peer import SipPeer
 
-    LaunchGateway = Callable[..., Awaitable[GatewayProcess]]
-
 RELAY = "application/dtmf-relay"
-
-
-def trunk(dtmf: str) -> str:
-    return (
-        f'[[sip.trunks]]\nname = "lab"\nkind = "peer"\nallow = ["127.0.0.1/32"]\ndtmf = "{dtmf}"\n'
-    )
+pytestmark = shared.ONE_LOOP
+globals().update(shared.fixtures())
 
 
 def keys_of(talk: FakeCall) -> str:
@@ -91,37 +82,11 @@ async def test_a_key_that_comes_as_tone_and_info_counts_once(
     await talk.dialog.bye()
 
 
-async def test_our_keys_go_out_as_the_trunk_wants_them(
-    agent: FakeAgent, launch_gateway: LaunchGateway, peer: SipPeer
+async def test_our_keys_go_out_as_tones_where_events_were_not_agreed(
+    agent: FakeAgent, gateway: GatewayProcess, peer: SipPeer
 ) -> None:
-    gateway = await launch_gateway(trunks=trunk("info"))
-    talk = await call(peer, gateway, agent)
-    peer.keeps_quiet_on.add("INFO")
-    talk.agent.send_dtmf("1*A")
-    for key in "1*A":
-        info = await peer.request("INFO")
-        assert info.header("Content-Type") == RELAY
-        assert f"Signal={key}" in info.body.replace(" ", "")
-        peer.respond(info, 200, "OK")
-    assert not peer.rtp.events
-    await talk.dialog.bye()
-
-
-@pytest.mark.parametrize(("dtmf", "codecs"), [("inband", "0 101"), ("auto", "0")])
-async def test_our_keys_go_out_as_tones(
-    agent: FakeAgent, launch_gateway: LaunchGateway, peer: SipPeer, dtmf: str, codecs: str
-) -> None:
-    gateway = await launch_gateway(trunks=trunk(dtmf))
-    talk = await call(peer, gateway, agent, codecs=codecs)
-    talk.agent.send_dtmf("0#7")
-    await asyncio.sleep(1.2)
-    pcm = peer.rtp.heard(PCMU, 1.2)
-    listener = tones.ToneListener()
-    heard = [listener.hear(pcm[at : at + 640]) for at in range(0, len(pcm) - 639, 640)]
-    assert "".join(key[0] for key in heard if key) == "0#7"
-    assert not peer.rtp.events
-    assert not peer.received("INFO")
-    await talk.dialog.bye()
+    talk = await call(peer, gateway, agent, codecs="0")
+    await sent_as_tones(talk)
 
 
 async def test_our_keys_go_out_as_events_where_these_were_agreed(

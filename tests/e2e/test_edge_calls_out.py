@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.test_outbound import NUMBER, called, trunk
 from tests.e2e.test_registration import PASSWORD
 from tests.e2e.test_registration import trunk as extension
+from tests.fakes.callee import NUMBER, called, trunk
 from tests.fakes.dialler import Dialler
 from tests.fakes.g711 import PCMU
 from tests.fakes.kamailio import Kamailio

@@ -150,6 +150,13 @@ class FakeAgent(agent_pb2_grpc.ConversationServicer):
     async def stop(self, grace_s: float = 0.0) -> None:
         await self._server.stop(grace_s)
 
+    def forget(self) -> None:
+        """As it was before the first call."""
+        self.accepts, self.taken = True, 0
+        self._accepting.clear()
+        while not self.calls.empty():
+            self.calls.get_nowait()
+
     def accept_now(self) -> None:
         """Answer the streams that wait because of `accepts`."""
         self._accepting.set()

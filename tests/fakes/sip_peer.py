@@ -262,6 +262,13 @@ class SipPeer:
         self._socket.close()
         self.rtp.close()
 
+    def forget(self) -> None:
+        """What came so far."""
+        self.messages.clear()
+        self._unread.clear()
+        self.keeps_quiet_on.clear()
+        self.rtp.received.clear()
+
     # -- calls ----------------------------------------------------------------------------------
 
     def dialog(self, uri: str, *, user: str = "peer") -> Dialog:

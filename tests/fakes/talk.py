@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from sip_gateway.media.tones import ToneListener
 from tests.fakes.agent import FakeAgent, FakeCall
 from tests.fakes.g711 import G711, PCMU
 from tests.fakes.gateway_process import GatewayProcess
@@ -65,3 +66,21 @@ async def call(peer: SipPeer, gateway: GatewayProcess, agent: FakeAgent, **sdp: 
     answer = await dialog.invite(peer.sdp(**sdp))  # type: ignore[arg-type]
     assert answer.status == 200, answer.start
     return Talk(dialog, answer, await agent.next_call())
+
+
+def replaces(dialog: Dialog) -> str:
+    """The header that names the gateway's side of a dialog of ours (RFC 3891, 3)."""
+    return f"Replaces: {dialog.call_id};to-tag={dialog.remote_tag};from-tag={dialog.local_tag}"
+
+
+async def sent_as_tones(talk: Talk) -> None:
+    """The agent's keys are heard in the voice, each once, and come in no other way."""
+    talk.agent.send_dtmf("0#7")
+    await asyncio.sleep(1.2)
+    pcm = talk.peer.rtp.heard(PCMU, 1.2)
+    listener = ToneListener()
+    heard = [listener.hear(pcm[at : at + 640]) for at in range(0, len(pcm) - 639, 640)]
+    assert "".join(key[0] for key in heard if key) == "0#7"
+    assert not talk.peer.rtp.events
+    assert not talk.peer.received("INFO")
+    await talk.dialog.bye()
