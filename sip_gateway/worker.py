@@ -23,7 +23,7 @@ from sip_gateway.media.rtp_probe import RtpProbe
 from sip_gateway.nat.config import is_probably_unreachable
 from sip_gateway.nat.stun_watch import StunWatch
 from sip_gateway.outbound import server as dial_server
-from sip_gateway.outbound.origination import Outbound
+from sip_gateway.outbound.origination import Outbound, target_by
 from sip_gateway.outbound.placing import WorkerLines
 from sip_gateway.outbound.server import DialServicer
 from sip_gateway.telemetry import serve_metrics
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from sip_gateway.events import Invite, Refusal
     from sip_gateway.leg import Leg
     from sip_gateway.media.source_lock import SourcePolicy
+    from sip_gateway.trunks.trunk import Trunk
 
 _log = structlog.get_logger()
 _LAST_CALLS_S = 5.0
@@ -227,13 +228,17 @@ class Worker:
     async def _consult(self, trunk: str, target: str, on_event: Callable[..., None]) -> Leg:
         """Call the target of an attended transfer, on the account of the caller's trunk."""
         sources = self._sources(trunk, "")
+        uri = target_by(self._trunk(trunk), target, self._config.country)
         return await self._endpoint.dial(
-            target, account=trunk, tap=None, on_event=on_event, sources=sources
+            uri, account=trunk, tap=None, on_event=on_event, sources=sources
         )
+
+    def _trunk(self, name: str) -> Trunk:
+        return next(trunk for trunk in self._config.trunks if trunk.name == name)
 
     def _sources(self, trunk_name: str, sip_source: str) -> SourcePolicy:
         """Whose RTP a call of that trunk believes."""
-        trunk = next(trunk for trunk in self._config.trunks if trunk.name == trunk_name)
+        trunk = self._trunk(trunk_name)
         networks = self._admission.networks_of(trunk_name)
         return self._config.nat.for_trunk(trunk).sources(trunk, networks, sip_source)
 

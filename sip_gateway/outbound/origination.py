@@ -154,6 +154,17 @@ class Calling:
         )
 
 
+def target_by(trunk: Trunk, target: str, country: str) -> str:
+    """The URI at which a trunk connects a SIP or tel URI; LandlineError where it cannot."""
+    if not target.lower().startswith("tel:"):
+        return target
+    if trunk.next_hop is None:
+        raise LandlineError(f"trunk {trunk.name} has no server that could call {target}")
+    as_dialled = target.partition(":")[2].partition(";")[0]
+    number = number_for(trunk, dids.e164(as_dialled, country), as_dialled)
+    return f"sip:{number}@{trunk.next_hop}"
+
+
 def number_for(trunk: Trunk, number: str, as_dialled: str) -> str:
     """The number as this trunk wants it."""
     if trunk.dial_as is DialFormat.AS_DIALLED:

@@ -17,6 +17,7 @@ from tests.fakes.callee import LANDLINE, NUMBER, SIP, called, trunk
 from tests.fakes.certificates import tls_section
 from tests.fakes.dialler import Dialler
 from tests.fakes.sip_peer import SipPeer
+from tests.fakes.talk import call
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -181,3 +182,19 @@ async def test_a_host_that_is_allowed_allows_no_number_through_a_trunk(
         end = await service.dial("sip:+33123456789@pbx.example").end()
     assert "write a number" in end.reason
     assert not carrier.received("INVITE")
+
+
+async def test_an_attended_transfer_to_a_number_goes_by_the_trunks_server(
+    agent: FakeAgent, carrier: SipPeer, peer: SipPeer, launch_gateway: LaunchGateway
+) -> None:
+    sip = SIP.replace("country", 'transfer_allow = ["tel:+4930*"]\ncountry')
+    here = trunk("carrier", carrier).replace("192.0.2.7/32", "127.0.0.1/32")
+    gateway = await launch_gateway(sip=sip, trunks=here)
+    talk = await call(peer, gateway, agent)
+    talk.agent.transfer(f"tel:{NUMBER}", attended=True)
+    invite, _dialog = await called(carrier)
+    assert invite.uri == f"sip:{NUMBER}@127.0.0.1:{carrier.port}"
+    carrier.respond(invite, 486, "Busy Here", tag="x")
+    await talk.agent.wait_for("transfer", lambda update: update.sip_status == 486)
+    await talk.still_talks()
+    await talk.dialog.bye()

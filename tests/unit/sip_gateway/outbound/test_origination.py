@@ -6,8 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sip_gateway.outbound.origination import Attempt, DialState, caller_id_for, number_for
-from sip_gateway.trunks.trunk import DialFormat, Did, Trunk, TrunkKind
+from services.common.errors import LandlineError
+from sip_gateway.outbound.origination import (
+    Attempt,
+    DialState,
+    caller_id_for,
+    number_for,
+    target_by,
+)
+from sip_gateway.trunks.trunk import DialFormat, Did, Server, Trunk, TrunkKind
 
 TRUNK = Trunk(
     name="carrier",
@@ -87,3 +94,22 @@ def test_no_caller_id_breaks_out_of_its_header(wanted: str) -> None:
     anything = TRUNK.model_copy(update={"dids": [Did(number="*")]})
     assert caller_id_for(anything, wanted, "") is None
     assert caller_id_for(anything, "+49309018200", "") == "+49309018200"
+
+
+@pytest.mark.parametrize(
+    ("target", "uri"),
+    [
+        ("sip:desk@10.0.0.5", "sip:desk@10.0.0.5"),
+        ("tel:030901820", "sip:+4930901820@sip.carrier.example"),
+        ("tel:+4930901820;phone-context=x", "sip:+4930901820@sip.carrier.example"),
+        ("TEL:200", "sip:200@sip.carrier.example"),
+    ],
+)
+def test_a_telephone_number_is_called_at_the_trunks_server(target: str, uri: str) -> None:
+    trunk = TRUNK.model_copy(update={"server": Server("sip.carrier.example", 0)})
+    assert target_by(trunk, target, "DE") == uri
+
+
+def test_a_trunk_without_a_server_calls_no_number() -> None:
+    with pytest.raises(LandlineError, match="no server"):
+        target_by(TRUNK, "tel:+4930901820", "DE")
