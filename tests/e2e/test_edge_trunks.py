@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sip_gateway.softphone import Softphone
-from tests.e2e.test_outbound import NUMBER
-from tests.e2e.test_outbound import SIP as OUTBOUND
-from tests.e2e.test_outbound import trunk as outbound_trunk
 from tests.e2e.test_process import rejected
 from tests.e2e.test_registration import PASSWORD, trunk
+from tests.fakes.callee import NUMBER
+from tests.fakes.callee import SIP as OUTBOUND
+from tests.fakes.callee import trunk as outbound_trunk
 from tests.fakes.certificates import tls_section
 from tests.fakes.dialler import Dialler
 from tests.fakes.fleet import edge, worker_of, workers
