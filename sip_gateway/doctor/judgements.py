@@ -125,15 +125,15 @@ def nat(messages: Sequence[SipMessage]) -> Finding:
         peer = message.peer.rpartition(":")[0].strip("[]")
         if not message.sent or not told or not _is_ip(told) or not _is_ip(peer):
             continue
-        if _private(told) and not _private(peer):
+        if not is_on_internet(told) and is_on_internet(peer):
             return failed(
                 name,
                 f"SDP asks {peer} to send audio to {told}",
                 why="a private address cannot be reached from there: the caller is not heard",
                 remedy="set public_address, or a STUN server",
             )
-        if not _private(told) or _private(peer):
-            what = "both in one network" if _private(told) else "it can be reached from there"
+        if is_on_internet(told) or not is_on_internet(peer):
+            what = "it can be reached from there" if is_on_internet(told) else "both in one network"
             return passed(name, f"SDP names {told} to {peer}: {what}")
     return skipped(name, "no SDP was sent")
 
@@ -404,10 +404,6 @@ def _is_ip(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _private(text: str) -> bool:
-    return not is_on_internet(text)
 
 
 def _date(text: str) -> datetime | None:

@@ -6,18 +6,15 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sip_gateway.sip.message import COMPACT_FORMS
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _CSEQ = re.compile(r"(?im)^cseq[ \t]*:[ \t]*\d+[ \t]+(\S+)")
 _MEDIA_LINE = re.compile(r"(?m)^m=audio (\d+) ")
 _WIDTH = 46
-_SHORT_FORMS = {  # RFC 3261, 7.3.3; RFC 4028, 4
-    "call-id": "i",
-    "contact": "m",
-    "session-expires": "x",
-    "via": "v",
-}
+_SHORT_FORMS = {name: short for short, name in COMPACT_FORMS.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from sip_gateway.nat.reach import is_on_internet
+from sip_gateway.sip.message import COMPACT_FORMS
 
 _IP = r"\d{1,3}(?:\.\d{1,3}){3}"
 _URI_HOST = re.compile(rf"sips?:(?:[^@>\s;]*@)?({_IP})", re.IGNORECASE)
@@ -20,15 +21,6 @@ _BRANCH = re.compile(r";\s*branch=([^;,\s]+)", re.IGNORECASE)
 _RECEIVED = re.compile(r";\s*received=([^;,\s]+)", re.IGNORECASE)
 _CONNECTION = re.compile(rf"^c=IN IP4 ({_IP})", re.MULTILINE)
 _RTCP = re.compile(rf"^a=rtcp:\d+ IN IP4 ({_IP})", re.MULTILINE)
-_COMPACT = {
-    "v": "via",
-    "m": "contact",
-    "f": "from",
-    "t": "to",
-    "i": "call-id",
-    "l": "content-length",
-    "c": "content-type",
-}
 _SWITCH_OFF = 'switch off "SIP ALG" (also "SIP helper", "SIP fixup") in the router'
 _OR_TCP = (
     _SWITCH_OFF + ", or use transport = tcp or TLS, which it cannot read or mostly leaves alone"
@@ -89,7 +81,7 @@ class _Message:
         for line in lines:
             name, _, value = line.partition(":")
             key = name.strip().lower()
-            self.headers.setdefault(_COMPACT.get(key, key), []).append(value.strip())
+            self.headers.setdefault(COMPACT_FORMS.get(key, key), []).append(value.strip())
 
     def one(self, name: str) -> str:
         return self.headers.get(name, [""])[0]

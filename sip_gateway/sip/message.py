@@ -14,7 +14,16 @@ if TYPE_CHECKING:
 
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 _USER = re.compile(r"<?(?:sips?|tel):([^@;>?\s]+)", re.IGNORECASE)
-_COMPACT = {"f": "from", "t": "to", "i": "call-id", "m": "contact", "c": "content-type"}
+COMPACT_FORMS = {  # RFC 3261, 7.3.3; RFC 4028, 4
+    "c": "content-type",
+    "f": "from",
+    "i": "call-id",
+    "l": "content-length",
+    "m": "contact",
+    "t": "to",
+    "v": "via",
+    "x": "session-expires",
+}
 _PASSED_ON = ("diversion", "history-info", "p-asserted-identity")
 # What our own edge says about a call that it lets in. Nobody else is believed.
 EDGE_TRUNK = "x-landline-trunk"
@@ -33,7 +42,7 @@ def parse_invite(message: str, source: str) -> Invite:
     for line in lines:
         name, _, value = line.partition(":")
         key = name.strip().lower()
-        key = _COMPACT.get(key, key)
+        key = COMPACT_FORMS.get(key, key)
         headers.setdefault(key, value.strip())
         wanted = key.startswith("x-") or key in _PASSED_ON
         if key in _FROM_EDGE or (wanted and len(passed_on) < _MOST_HEADERS):
